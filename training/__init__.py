@@ -1,0 +1,1 @@
+"""The command-line programs, thin: `python -m training.NAME` or `vgssl NAME`."""

@@ -1,0 +1,42 @@
+"""The console command ``vgssl``: every program under one name, each imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Program: module and one line of help. A module has ``main(arguments) -> exit status``.
+PROGRAMS = {
+    "train": ("training.train", "train a descriptor network on geotagged images"),
+    "export": ("training.export", "write a trained network as a model bundle"),
+    "build-map": ("training.build_map", "build a map from a place set or a bag"),
+    "evaluate": ("training.evaluate", "Recall@N of a bundle or a baseline on a place set"),
+    "localize": ("training.localize", "where was this photo taken? one image against a map"),
+    "map": ("training.map", "inspect and verify a map"),
+    "town": ("training.town", "render a synthetic town: place set and drive bag"),
+    "demo": ("training.demo", "the whole path on the town or on your own data, with a report"),
+    "evaluate-bag": ("vgssl_ros.evaluate_bag", "Recall@N and pose error of a bag against its own ground truth"),
+    "replay": ("vgssl_ros.replay", "publish a bag over ROS 2 with /clock"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Call the program that the first argument names."""
+    width = max(map(len, PROGRAMS))
+    listing = "\n".join(f"  {name:<{width}}  {help_line}" for name, (_, help_line) in PROGRAMS.items())
+    parser = argparse.ArgumentParser(
+        prog="vgssl",
+        description="Where am I on Earth? Visual geo-localization with self-supervised descriptors.",
+        epilog=f"programs:\n{listing}\n\n`vgssl PROGRAM --help` tells its options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("program", choices=PROGRAMS, metavar="PROGRAM", help="one of the programs below")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = parser.parse_args(given[:1]).program
+    return importlib.import_module(PROGRAMS[name][0]).main(given[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The library: everything that turns geotagged images into geo-poses; never imports ROS."""

@@ -1,0 +1,78 @@
+"""One way for all programs: dataclass defaults, over them a YAML file, over that the flags; unknown keys are errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import docstring_parser
+import jsonargparse
+
+from vgssl_core.errors import VgsslError
+
+Config = TypeVar("Config")
+
+
+def parse(
+    config_type: type[Config],
+    arguments: Sequence[str] | None,
+    program: str,
+    positional: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Fill a configuration dataclass from the command line.
+
+    Args:
+        config_type: The dataclass. The first lines of its docstring are the program's help, its ``Attributes``
+            describe the flags. Nested dataclasses become dotted flags.
+        arguments: Command line without the program's name; None takes the process's own.
+        program: Name for the help, for example ``vgssl export``.
+        positional: Required fields that are given without a flag, in this order.
+        defaults: Values that replace the dataclass's own defaults, below the YAML file of ``--config``.
+
+    Raises:
+        SystemExit: 0 after ``--help``, 2 for an unknown flag or key or a value of the wrong type.
+    """
+    documentation = docstring_parser.parse(config_type.__doc__ or "")
+    parser = jsonargparse.ArgumentParser(prog=program, description=documentation.short_description, parser_mode="yaml")
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below; flags go over it.")
+    descriptions = {item.arg_name: item.description for item in documentation.params}
+    hints = typing.get_type_hints(config_type)
+    for name in positional:
+        parser.add_argument(name, type=hints[name], help=descriptions.get(name))
+    parser.add_class_arguments(config_type, skip=set(positional))
+    if defaults:
+        parser.set_defaults(dict(defaults))
+    values = parser.instantiate(parser.parse_args(arguments))
+    return config_type(**{name: values[name] for name in hints})
+
+
+def run(
+    work: Callable[[Config], int | None],
+    config_type: type[Config],
+    arguments: Sequence[str] | None,
+    program: str,
+    positional: Sequence[str] = (),
+) -> int:
+    """Parse the command line, run a program on it, and turn our errors into one line and an exit status.
+
+    Returns:
+        What ``work`` returns (None is 0); 1 after a `VgsslError`, 130 after Ctrl-C.
+    """
+    return guarded(lambda: work(parse(config_type, arguments, program, positional)))
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Run ``work``; print a `VgsslError` as one line with its remedy instead of a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return work() or 0
+    except VgsslError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

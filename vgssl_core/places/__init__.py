@@ -1,0 +1,7 @@
+"""Geotagged image sets: one reader per layout gives a `PlaceSet`."""
+
+from vgssl_core.places.place_set import UNKNOWN_STAMP_NS, Places, PlaceSet
+from vgssl_core.places.radius import within_radius
+from vgssl_core.places.reader import has_splits, read_place_set
+
+__all__ = ["UNKNOWN_STAMP_NS", "PlaceSet", "Places", "has_splits", "read_place_set", "within_radius"]

@@ -1,0 +1,111 @@
+"""Reader of the ``@``-named layout that the field's public sets come in."""
+
+from __future__ import annotations
+
+import collections
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vgssl_core import geodesy
+from vgssl_core.errors import DataError
+from vgssl_core.places.names import PlaceName, parse_place_name
+from vgssl_core.places.place_set import Places, PlaceSet
+
+SPLITS = ("train", "val", "test")
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def read_place_set(root: str | Path, split: str | None = None) -> PlaceSet:
+    """Read ``ROOT/images/SPLIT/{database,queries}`` or ``ROOT/images/{database,queries}``.
+
+    Args:
+        root: Folder of the set, or its ``images`` folder.
+        split: ``train``, ``val`` or ``test``. A set without splits is read whole whatever is asked; None asks
+            for such a set.
+
+    Returns:
+        Images sorted by file name. ``queries`` is empty where the set has no such folder.
+
+    Raises:
+        DataError: No such folder, no image in it, an image without position, or UTM and local names mixed.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: give the folder that holds images/database.")
+    images = root / "images" if (root / "images").is_dir() else root
+    splits = [name for name in SPLITS if (images / name / "database").is_dir()]
+    name = root.resolve().name
+    if (images / "database").is_dir():
+        folder = images
+    elif split in splits:
+        folder, name = images / split, f"{name}/{split}"
+    elif splits:
+        wanted = "no split was named" if split is None else f"the split {split!r} is not among them"
+        raise DataError(f"{root} has the splits {', '.join(splits)}, and {wanted}: name one of them.")
+    else:
+        raise DataError(
+            f"{root} is not a place set: it has neither images/database nor images/{split or 'test'}/database."
+        )
+    names = {part: _image_names(folder / part) for part in ("database", "queries")}
+    if not names["database"]:
+        raise DataError(
+            f"{folder / 'database'} holds no image ({', '.join(sorted(_SUFFIXES))}): put the database images there."
+        )
+    parsed = {part: [(folder / part / item, parse_place_name(item)) for item in items] for part, items in names.items()}
+    zone, letter = _common_zone([entry for entries in parsed.values() for _, entry in entries], folder)
+    return PlaceSet(name, root, *(_places(parsed[part], zone, letter) for part in ("database", "queries")))
+
+
+def has_splits(root: str | Path) -> bool:
+    """Whether a place set is divided in train, val and test."""
+    return any((Path(root) / "images" / split / "database").is_dir() for split in SPLITS)
+
+
+def _image_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(
+            e.name for e in entries if os.path.splitext(e.name)[1].lower() in _SUFFIXES and not e.name.startswith(".")
+        )
+
+
+def _common_zone(entries: list[PlaceName], folder: Path) -> tuple[int | None, str]:
+    """The zone that most images lie in: one plane for all of them."""
+    zones = collections.Counter((entry.zone, entry.letter or "N") for entry in entries if entry.zone is not None)
+    if not zones:
+        return None, ""
+    if sum(zones.values()) != len(entries):
+        raise DataError(
+            f"{folder}: {sum(zones.values())} of {len(entries)} file names carry a UTM zone and the others do not. "
+            "Give all of them a zone, or none."
+        )
+    return zones.most_common(1)[0][0]
+
+
+def _places(entries: list[tuple[Path, PlaceName]], zone: int | None, letter: str) -> Places:
+    names = [name for _, name in entries]
+    planar = np.array([(n.east_m, n.north_m) for n in names], dtype=np.float64).reshape(-1, 2)
+    latitude, longitude = np.full(len(names), np.nan), np.full(len(names), np.nan)
+    if zone is not None:
+        for own in {(n.zone, n.letter or "N") for n in names}:
+            chosen = np.array([(n.zone, n.letter or "N") == own for n in names])
+            assert own[0] is not None
+            latitude[chosen], longitude[chosen] = geodesy.utm_to_wgs84(
+                planar[chosen, 0], planar[chosen, 1], own[0], own[1]
+            )
+            if own[0] != zone:
+                planar[chosen] = np.stack(
+                    geodesy.wgs84_to_utm(latitude[chosen], longitude[chosen], zone, letter), axis=-1
+                )
+    return Places(
+        tuple(path for path, _ in entries),
+        planar,
+        latitude,
+        longitude,
+        np.array([n.altitude_m for n in names], dtype=np.float64),
+        np.array([n.heading_deg for n in names], dtype=np.float64),
+        np.array([n.stamp_ns for n in names], dtype=np.int64),
+    )

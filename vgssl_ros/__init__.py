@@ -1,0 +1,1 @@
+"""The ROS 2 side, thin: messages and threads around `vgssl_core`."""
