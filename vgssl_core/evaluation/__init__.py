@@ -1,0 +1,1 @@
+"""How well it works: protocols, Recall@N and other metrics, figures, the report."""
