@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny import make_bundle, make_place_set
 
 #: `make soak` runs the same tests in full: long loops, thousands of mutations, many kills.
 SOAK = os.environ.get("VGSSL_SOAK") == "1"
@@ -28,3 +29,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real recordings are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a valid bundle, 32x24 input, 32-dimensional, made without torch. Copy it before damaging it."""
+    return make_bundle(tmp_path_factory.mktemp("tiny") / "bundle").path
+
+
+@pytest.fixture(scope="session")
+def tiny_places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a place set: 6 database images 30 m apart and 2 queries that equal the first ones."""
+    return make_place_set(tmp_path_factory.mktemp("tiny") / "places")

@@ -1,0 +1,27 @@
+"""The one place where thread counts are set."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+
+from vgssl_core.faiss_package import load_faiss
+
+
+def set_threads(count: int | None = None) -> int:
+    """Give OpenCV and FAISS ``count`` threads, and return it for the engine, so that all agree.
+
+    FAISS may share its OpenMP runtime with torch: different counts would silently slow the other one.
+
+    Args:
+        count: Threads; None takes every core that this process may use.
+    """
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = max(1, count)
+    cv2.setNumThreads(count)
+    faiss = load_faiss()
+    if faiss is not None:
+        faiss.omp_set_num_threads(count)
+    return count
