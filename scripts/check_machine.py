@@ -6,6 +6,7 @@ Standard library only: it runs before anything is installed, with whatever Pytho
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import sys
 
@@ -19,7 +20,7 @@ def main() -> int:
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         print(f"error: this Python has no venv module: apt-get install python{version}-venv", file=sys.stderr)
         return 1
-    if importlib.util.find_spec("rclpy") is not None:
+    if os.environ.get("ROS_DISTRO") and importlib.util.find_spec("rclpy") is not None:
         print("ROS 2: the sourced distribution is used.", file=sys.stderr)
         print(COMMON)
         return 0
@@ -28,8 +29,8 @@ def main() -> int:
         print(f"{COMMON},ros")
         return 0
     print(
-        f"error: this is Python {version} on {platform.machine()}, and ROS 2 comes as wheels only for Python 3.11 to 3.13 "
-        "on x86_64.\nSource a ROS 2 distribution first (source /opt/ros/DISTRIBUTION/setup.bash; Humble, Jazzy and "
+        f"error: this is Python {version} on {platform.machine()}, and ROS 2 comes as wheels only for Python 3.11 "
+        "to 3.13 on x86_64.\nSource a ROS 2 distribution first (source /opt/ros/NAME/setup.bash; Humble, Jazzy and "
         "Kilted work),\nor name a fitting Python: make demo PYTHON=python3.12",
         file=sys.stderr,
     )
