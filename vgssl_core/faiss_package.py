@@ -9,7 +9,7 @@ import importlib.util
 import logging
 from types import ModuleType
 
-from vgssl_core.errors import ConfigError
+from vgssl_core.errors import MapError
 
 
 @functools.lru_cache(maxsize=1)
@@ -17,11 +17,11 @@ def load_faiss() -> ModuleType | None:
     """The ``faiss`` module, or None where neither faiss-cpu nor faiss-gpu is installed.
 
     Raises:
-        ConfigError: Both are installed: they overwrite each other's files, with crashes or wrong results.
+        MapError: Both are installed: they overwrite each other's files, with crashes or wrong results.
     """
     installed = faiss_distributions()
     if "faiss-cpu" in installed and len(installed) > 1:
-        raise ConfigError(
+        raise MapError(
             f"{' and '.join(installed)} are both installed and overwrite each other's files: run "
             f"`pip uninstall -y {' '.join(installed)}` and then install the one that you want."
         )

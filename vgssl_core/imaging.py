@@ -70,6 +70,104 @@ def _is_truncated_jpeg(data: bytes) -> bool:
     return True
 
 
+#: ROS encodings of interleaved 8-bit channels: channel count and OpenCV conversion to RGB.
+#: Images without a named order of colours (8UC3) are BGR, as OpenCV and cv_bridge take them.
+_PACKED = {
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+    "8uc1": (1, cv2.COLOR_GRAY2RGB),
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "8uc3": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    # ROS names the mosaic's first four pixels; OpenCV's old names are those of the pixels one row and column on.
+    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUYV),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUYV),
+}
+#: One byte of luma per pixel, then half as many rows of interleaved chroma.
+_SEMI_PLANAR = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+#: 16-bit images are scaled to 8 bits (65535 becomes 255) and go on as the named encoding.
+_SIXTEEN_BIT = {
+    "mono16": "mono8",
+    "16uc1": "mono8",
+    "bayer_rggb16": "bayer_rggb8",
+    "bayer_bggr16": "bayer_bggr8",
+    "bayer_gbrg16": "bayer_gbrg8",
+    "bayer_grbg16": "bayer_grbg8",
+}
+RAW_ENCODINGS = tuple(sorted({*_PACKED, *_SEMI_PLANAR, *_SIXTEEN_BIT}))
+
+
+def raw_to_rgb(
+    data: bytes | bytearray | memoryview | NDArray[np.uint8],
+    width: int,
+    height: int,
+    encoding: str,
+    step: int,
+    is_bigendian: bool,
+    source: str,
+) -> Image:
+    """Convert the pixels of a ``sensor_msgs/Image`` to RGB.
+
+    Args:
+        data: The message's bytes.
+        width: Columns of the image.
+        height: Rows of the image.
+        encoding: ROS name of the pixel format, one of ``RAW_ENCODINGS`` in any case.
+        step: Bytes from one row to the next; more than the pixels need where rows are padded.
+        is_bigendian: Byte order of 16-bit pixels.
+        source: Where the image comes from, for the error message.
+
+    Returns:
+        A new RGB image that shares no memory with ``data``.
+
+    Raises:
+        DataError: Unknown encoding, zero size, a size or step that the encoding cannot have, or too little data.
+    """
+    name = encoding.lower()
+    if name not in RAW_ENCODINGS:
+        raise DataError(f"{source}: the encoding {encoding!r} is not known. Known are {', '.join(RAW_ENCODINGS)}.")
+    if width < 1 or height < 1:
+        raise DataError(f"{source}: the image is {width}x{height} pixels: it is empty. Check the camera driver.")
+    if (name in _SEMI_PLANAR and (width % 2 or height % 2)) or ("yu" in name and width % 2):
+        raise DataError(f"{source}: {width}x{height} pixels are not possible with {encoding}: sizes must be even.")
+    if "bayer" in name and min(width, height) < 4:
+        raise DataError(f"{source}: {width}x{height} pixels are too few to interpolate the colours of {encoding}.")
+    sixteen = name in _SIXTEEN_BIT
+    channels = 1 if sixteen or name in _SEMI_PLANAR else _PACKED[name][0]
+    rows = height * 3 // 2 if name in _SEMI_PLANAR else height
+    pixels = _rows(data, rows, width * channels * (2 if sixteen else 1), step, f"{source} ({encoding})")
+    if sixteen:
+        values = pixels.view(">u2" if is_bigendian else "<u2").astype(np.uint32)
+        pixels, name = ((values + 128) // 257).astype(np.uint8), _SIXTEEN_BIT[name]
+    if name in _SEMI_PLANAR:
+        return cv2.cvtColor(pixels, _SEMI_PLANAR[name])
+    channels, conversion = _PACKED[name]
+    image = pixels.reshape(height, width, channels) if channels > 1 else pixels
+    return image.copy() if conversion is None else cv2.cvtColor(image, conversion)
+
+
+def _rows(
+    data: bytes | bytearray | memoryview | NDArray[np.uint8], rows: int, used: int, step: int, source: str
+) -> NDArray[np.uint8]:
+    """(rows, used) bytes without the padding; the last row may come without its padding."""
+    buffer = np.frombuffer(data, np.uint8)
+    if step < used:
+        raise DataError(f"{source}: a row is {step} bytes (step) and its pixels need {used}. Check the camera driver.")
+    needed = step * (rows - 1) + used
+    if buffer.size < needed:
+        raise DataError(f"{source}: the image has {buffer.size} bytes instead of {needed}: it is cut off.")
+    if step == used:
+        return buffer[:needed].reshape(rows, used)
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(buffer, (rows, used), (step, 1)))
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """From an RGB image of any size to the network's input.
@@ -118,10 +216,9 @@ class Preprocessing:
         try:
             mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
             result = cls(int(values["width"]), int(values["height"]), mean, std)  # type: ignore[arg-type]
-            valid = (
-                len(mean) == len(std) == 3 and min(std) > 0 and 0 < result.width <= 16384 and 0 < result.height <= 16384
-            )
-        except (KeyError, TypeError, ValueError):
+            valid = len(mean) == len(std) == 3 and bool(np.isfinite(mean + std).all()) and min(std) > 0
+            valid = valid and 0 < result.width <= 16384 and 0 < result.height <= 16384
+        except (KeyError, TypeError, ValueError, OverflowError):
             valid = False
         if not valid:
             raise DataError(f"These preprocessing parameters are not usable: {values}.")
