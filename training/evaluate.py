@@ -1,0 +1,105 @@
+"""Recall@N of a bundle or a baseline on a place set: ``python -m training.evaluate --help``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vgssl_core import command_line, places
+from vgssl_core.errors import ConfigError
+from vgssl_core.evaluation import figures
+from vgssl_core.evaluation.drive import retrieval_sections
+from vgssl_core.evaluation.hog import HogEmbedder
+from vgssl_core.evaluation.report import Retrieval, Section, Tile, write_report
+from vgssl_core.evaluation.retrieval import RetrievalResult, retrieve
+from vgssl_core.imaging import read_image
+from vgssl_core.inference import Embedder, open_embedder
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Recall@N of a model bundle, or of a baseline, on a place set.
+
+    Attributes:
+        data: Place set with database and queries.
+        out: Folder for metrics.json and report.html.
+        bundle: Model bundle; with --baseline untrained it names the architecture.
+        baseline: Evaluate this instead of the bundle's network: hog (hand-made) or untrained (random weights,
+            batch-norm statistics estimated on training images).
+        split: Which split of the set, where it has splits.
+        backend: Engine that runs the bundle.
+        radius_m: A database image within this distance of a query is right.
+        seed: Seed of the untrained network.
+        skip_damaged: Leave out images that do not decode instead of stopping.
+    """
+
+    data: Path
+    out: Path
+    bundle: Path | None = None
+    baseline: Literal["hog", "untrained"] | None = None
+    split: Literal["train", "val", "test"] = "test"
+    backend: str = "auto"
+    radius_m: float = 25.0
+    seed: int = 0
+    skip_damaged: bool = False
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Print the recall line and write ``metrics.json`` and ``report.html``."""
+    place_set = places.read_place_set(config.data, config.split)
+    result = retrieve(_embedder(config), place_set, config.radius_m, skip_damaged=config.skip_damaged)
+    result.metrics.write(config.out)
+    _write_report(config, result)
+    print(result.metrics.line())
+
+
+def _embedder(config: EvaluateConfig) -> Embedder:
+    if config.baseline == "hog":
+        return HogEmbedder()
+    if config.baseline == "untrained":
+        # Only this baseline needs torch: bundles are evaluated without it.
+        from vgssl_core.models.untrained import untrained_embedder
+
+        return untrained_embedder(config.bundle, config.data, config.split, config.seed)
+    if config.bundle is None:
+        raise ConfigError("Nothing to evaluate: give --bundle BUNDLE, or --baseline hog, or --baseline untrained.")
+    return open_embedder(config.bundle, config.backend)
+
+
+def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
+    metrics = result.metrics
+    name = config.baseline or str(config.bundle)
+    covered = f"{metrics.queries} of {metrics.queries_total} queries, {metrics.database} database images"
+    errors = result.match_error_m
+
+    def picture(query: int) -> Retrieval:
+        match = int(result.neighbours[query, 0])
+        return Retrieval(
+            read_image(result.queries.paths[query]),
+            read_image(result.database.paths[match]),
+            f"{errors[query]:.1f} m apart",
+            bool(errors[query] <= config.radius_m),
+        )
+
+    write_report(
+        config.out / "report.html",
+        f"Retrieval on {config.data.resolve().name}",
+        f"{name}: {metrics.protocol}.",
+        [Tile(f"Recall@{n}", f"{value:.1f} %", covered) for n, value in metrics.recall.items()],
+        [
+            Section("Recall", figures=[figures.recall_bars({name: metrics.recall})]),
+            *retrieval_sections(errors, result.positives.getnnz(axis=1) > 0, picture),
+        ],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this program."""
+    return command_line.run(evaluate, EvaluateConfig, arguments, "vgssl evaluate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
