@@ -71,6 +71,19 @@ def geocentric(latitude_deg: ArrayLike, longitude_deg: ArrayLike) -> Floats:
     )
 
 
+def geocentric_to_wgs84(ecef_m: ArrayLike) -> tuple[Floats, Floats]:
+    """Latitude and longitude below ECEF coordinates of shape (..., 3); any height.
+
+    Raises:
+        DataError: The Earth's centre, which is below every point (the mean of points all around the globe).
+    """
+    ecef = np.asarray(ecef_m, float)
+    if not (np.linalg.norm(ecef, axis=-1) > 1.0).all():
+        raise DataError("The positions lie all around the globe: they have no common mean.")
+    longitude, latitude, _ = _transformer("EPSG:4978", "EPSG:4979").transform(ecef[..., 0], ecef[..., 1], ecef[..., 2])
+    return latitude, longitude
+
+
 def horizontal_distance_m(
     latitude_a: ArrayLike, longitude_a: ArrayLike, latitude_b: ArrayLike, longitude_b: ArrayLike
 ) -> Floats:

@@ -1,0 +1,213 @@
+"""``map.yaml``: the only mutable file of a map, replaced in one step."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vgssl_core.errors import MapError
+from vgssl_core.geodesy import LocalFrame
+from vgssl_core.storage import read_yaml, write_yaml
+
+#: Version of the folder's layout; a reader refuses any other.
+FORMAT = 1
+MANIFEST = "map.yaml"
+SEGMENTS = "segments"
+SEGMENT_FILES = ("descriptors.npy", "poses.npy", "records.parquet")
+PRECISIONS = {"fp32": "<f4", "fp16": "<f2"}
+_GEOREFERENCED, _LOCAL = "ENU at the datum, WGS84", "local"
+_REMEDY = "Build the map again with `vgssl build-map`, or copy it again whole."
+_MAX_COUNT, _MAX_DIMENSION = 2**31, 65536
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """One immutable segment: its folder's name, number of images, and each file's bytes and sha256."""
+
+    name: str
+    count: int
+    files: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a map says about itself.
+
+    Attributes:
+        map_id: Hash of the segments' checksums: changes with the content.
+        created: Time of the build, ISO 8601, UTC.
+        model_id: Of the bundle whose descriptors these are.
+        dimension: D, length of a descriptor.
+        precision: ``fp32`` or ``fp16``: how descriptors are stored.
+        datum: Origin of the map's frame; None for a local map.
+        spacing_m: Typical distance between neighbouring images.
+        low_m, high_m: Corners (x, y) of the box around all images.
+        source: What the map was built from, for people.
+        bundle: ``path`` (absolute) and ``relative`` (to the map) of the bundle at build time; may be empty.
+        index: How the map is searched.
+        calibration: Features → probability, of this map, model and precision; None until calibrated.
+        segments: The segments, in the order of the map's indices.
+    """
+
+    map_id: str
+    created: str
+    model_id: str
+    dimension: int
+    precision: str
+    datum: LocalFrame | None
+    spacing_m: float
+    low_m: tuple[float, float]
+    high_m: tuple[float, float]
+    source: str
+    bundle: dict[str, str]
+    segments: tuple[SegmentEntry, ...]
+    index: dict[str, Any] = field(default_factory=lambda: {"type": "exact"})
+    calibration: dict[str, Any] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(segment.count for segment in self.segments)
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's manifest in one step."""
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "map_id": self.map_id,
+            "created": self.created,
+            "model_id": self.model_id,
+            "dimension": self.dimension,
+            "precision": self.precision,
+            "count": self.count,
+            "crs": _LOCAL if self.datum is None else _GEOREFERENCED,
+            "datum": None
+            if self.datum is None
+            else {
+                "latitude_deg": self.datum.latitude_deg,
+                "longitude_deg": self.datum.longitude_deg,
+                "altitude_m": self.datum.altitude_m,
+            },
+            "spacing_m": self.spacing_m,
+            "extent_m": {"low": list(self.low_m), "high": list(self.high_m)},
+            "source": self.source,
+            "bundle": self.bundle,
+            "index": self.index,
+            "calibration": self.calibration,
+            "segments": [{"id": item.name, "count": item.count, "files": item.files} for item in self.segments],
+        }
+        write_yaml(folder / MANIFEST, content)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check ``map.yaml``.
+
+    Raises:
+        MapError: Missing, damaged, of another format version, or with values that no map has.
+    """
+    where = folder / MANIFEST
+    if not where.is_file():
+        state = f"has no {MANIFEST}" if folder.is_dir() else "is no folder"
+        if (folder / "bundle.yaml").is_file():
+            state += " (it is a model bundle)"
+        elif (folder / SEGMENTS).is_dir():
+            state += " (its build was interrupted: run it again)"
+        raise MapError(f"There is no map at {folder}: it {state}. Give a folder that `vgssl build-map` wrote.")
+    content = read_yaml(where, MapError, "a map's manifest")
+    version = content.get("format")
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        remedy = "Update vgssl_ros, or build the map with this version." if newer else _REMEDY
+        raise MapError(f"{where} has format version {version!r}; this vgssl_ros reads {FORMAT}. {remedy}")
+    try:
+        manifest = _parse(content)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as problem:
+        raise MapError(f"{where} is damaged: {type(problem).__name__} {problem}. {_REMEDY}") from problem
+    return manifest
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    """The manifest of a YAML mapping; raises a `ValueError` or its like for a value that no map has."""
+    datum = content["datum"]
+    if datum is not None:
+        datum = LocalFrame(*(_number(datum[key]) for key in ("latitude_deg", "longitude_deg", "altitude_m")))
+        _require(abs(datum.latitude_deg) <= 90 and abs(datum.longitude_deg) <= 180, "the datum is not on Earth")
+    manifest = Manifest(
+        map_id=_text(content["map_id"]),
+        created=_text(content["created"]),
+        model_id=_text(content["model_id"]),
+        dimension=_integer(content["dimension"], _MAX_DIMENSION),
+        precision=_text(content["precision"]),
+        datum=datum,
+        spacing_m=_number(content["spacing_m"]),
+        low_m=_pair(content["extent_m"]["low"]),
+        high_m=_pair(content["extent_m"]["high"]),
+        source=_text(content["source"]),
+        bundle={str(key): _text(value) for key, value in content["bundle"].items()},
+        index=dict(content["index"]),
+        calibration=None if content["calibration"] is None else dict(content["calibration"]),
+        segments=tuple(_segment(item) for item in content["segments"]),
+    )
+    _require(manifest.precision in PRECISIONS, f"precision {manifest.precision!r} is not known")
+    _require(manifest.spacing_m >= 0, "spacing_m is negative")
+    _require(len(manifest.segments) > 0, "there are no segments")
+    _require(len({item.name for item in manifest.segments}) == len(manifest.segments), "a segment is listed twice")
+    _require(manifest.count == _integer(content["count"], _MAX_COUNT), "count is not the sum of the segments")
+    return manifest
+
+
+def _segment(item: dict[str, Any]) -> SegmentEntry:
+    name = _text(item["id"])
+    # The name becomes a path: nothing that could lead out of the folder.
+    _require(re.fullmatch(r"[0-9a-f]{8,64}", name) is not None, f"segment name {name!r} is not allowed")
+    files = {}
+    for file in SEGMENT_FILES:
+        entry = item["files"][file]
+        _require(re.fullmatch(r"[0-9a-f]{64}", _text(entry["sha256"])) is not None, f"no sha256 of {file}")
+        files[file] = {"sha256": entry["sha256"], "bytes": _integer(entry["bytes"], 2**63)}
+    return SegmentEntry(name, _integer(item["count"], _MAX_COUNT), files)
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+def _typed(kind: type | tuple[type, ...], what: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        _require(isinstance(value, kind) and not isinstance(value, bool), f"{str(value)[:80]!r} is not {what}")
+        return value
+
+    return check
+
+
+_text = _typed(str, "text")
+
+
+def _integer(value: Any, limit: int) -> int:
+    checked = _typed(int, "an integer")(value)
+    _require(0 < checked <= limit, f"{checked} is not between 1 and {limit}")
+    return int(checked)
+
+
+def _number(value: Any) -> float:
+    checked = float(_typed((int, float), "a number")(value))
+    _require(math.isfinite(checked), f"{checked} is not finite")
+    return checked
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    first, second = values
+    return _number(first), _number(second)
+
+
+def bundle_reference(bundle: Path | None, folder: Path) -> dict[str, str]:
+    """How a map remembers the bundle that built it: absolute, and relative to itself for moving both together."""
+    if bundle is None:
+        return {}
+    absolute = bundle.resolve()
+    return {"path": absolute.as_posix(), "relative": Path(os.path.relpath(absolute, folder.resolve())).as_posix()}

@@ -1,0 +1,152 @@
+"""From matches to hypotheses: clusters in metres, each with position, heading, covariance and score.
+
+Covariances here come from the spread of the matches and the map's spacing; they are stated, not calibrated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vgssl_core.localization.config import LocalizerConfig
+
+#: Variance of a heading of which nothing is known: uniform over the circle.
+UNKNOWN_YAW_VARIANCE = math.pi**2 / 3.0
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A pose that some of the matches support.
+
+    Attributes:
+        rank: 0 for the best.
+        position_m: (3,) x, y, z of the camera in the map's frame; z is NaN where the altitude is not known.
+        yaw_rad: ENU yaw of the camera, NaN where unknown.
+        covariance: (4, 4) over x, y, z, yaw in m² and rad²; finite, symmetric, positive definite. What is unknown
+            has a large variance.
+        score: Share of the matches' weight, in (0, 1]; no probability.
+        probability: That the position is right; None until the map is calibrated.
+        support: Number of matches.
+        latitude_deg: WGS84, NaN for a local map.
+        longitude_deg: WGS84, NaN for a local map.
+        altitude_m: WGS84 ellipsoidal or as the map was given it; NaN where unknown.
+        sigma_m: Standard deviation along the worst horizontal direction.
+    """
+
+    rank: int
+    position_m: Floats
+    yaw_rad: float
+    covariance: Floats
+    score: float
+    probability: float | None
+    support: int
+    latitude_deg: float
+    longitude_deg: float
+    altitude_m: float
+    sigma_m: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Matches of one place: their places in the match list, best first, and their share of the weight."""
+
+    members: NDArray[np.int64]
+    score: float
+
+
+def match_weights(distances: NDArray[np.floating], temperature: float) -> Floats:
+    """(k,) weights exp(cosine / temperature) relative to the best match; cosine = 1 − distance² / 2."""
+    cosine = 1.0 - 0.5 * np.asarray(distances, np.float64) ** 2
+    # The bound keeps the worst match positive at any temperature.
+    return np.maximum(np.exp((cosine - cosine.max()) / temperature), 1e-100)
+
+
+def cluster_matches(planar_m: Floats, weights: Floats, radius_m: float, limit: int) -> list[Cluster]:
+    """Group matches by position: the seed is the match with most weight around it, again and again.
+
+    Args:
+        planar_m: (k, 2) positions of the matches, best match first.
+        weights: (k,) positive weights.
+        radius_m: Reach of a seed.
+        limit: At most this many clusters.
+
+    Returns:
+        Clusters of falling weight; equal ones in the order of their best match.
+    """
+    differences = planar_m[:, None] - planar_m[None]
+    near = np.einsum("ijc,ijc->ij", differences, differences) <= radius_m**2
+    free = np.ones(len(weights), bool)
+    total = float(weights.sum())
+    clusters = []
+    while free.any():
+        # Equal sums go to the best match: argmax takes the first.
+        mass = np.where(free, near @ (weights * free), -1.0)
+        members = np.flatnonzero(near[int(np.argmax(mass))] & free)
+        free[members] = False
+        clusters.append(Cluster(members, float(weights[members].sum()) / total))
+    clusters.sort(key=lambda cluster: (-cluster.score, cluster.members[0]))
+    return clusters[:limit]
+
+
+def pose_of(
+    positions_m: Floats, yaw_rad: Floats, weights: Floats, spacing_m: float, config: LocalizerConfig
+) -> tuple[Floats, float, Floats]:
+    """Weighted mean pose of a cluster and what is stated about its error.
+
+    One imagined match at half the cluster radius joins the spread, so that a single match claims little; the floor
+    is the map's spacing, since no image says where between two map images it was taken.
+
+    Args:
+        positions_m: (n, 3) of the cluster's matches, NaN z where unknown.
+        yaw_rad: (n,) NaN where unknown.
+        weights: (n,) positive.
+        spacing_m: The map's spacing.
+        config: The settings.
+
+    Returns:
+        (3,) position, yaw, (4, 4) covariance.
+    """
+    share = weights / weights.sum()
+    effective = 1.0 / float(share @ share)
+    position = np.append(share @ positions_m[:, :2], np.nan)
+    offsets = positions_m[:, :2] - position[:2]
+    covariance = np.zeros((4, 4))
+    spread = (offsets * share[:, None]).T @ offsets
+    imagined = (0.5 * config.cluster_radius_m) ** 2
+    floor = config.position_floor_m**2 + spacing_m**2
+    covariance[:2, :2] = (effective * spread + imagined * np.eye(2)) / (effective + 1.0) + floor * np.eye(2)
+    position[2], covariance[2, 2] = _altitude(positions_m[:, 2], weights, floor, config)
+    yaw, covariance[3, 3] = _heading(yaw_rad, weights, math.radians(config.heading_floor_deg))
+    return position, yaw, covariance
+
+
+def _altitude(z_m: Floats, weights: Floats, floor: float, config: LocalizerConfig) -> tuple[float, float]:
+    """Weighted mean of the known altitudes and its variance."""
+    known = np.isfinite(z_m)
+    if not known.any():
+        return math.nan, config.unknown_altitude_m**2
+    share = weights[known] / weights[known].sum()
+    mean = float(share @ z_m[known])
+    return mean, float(share @ (z_m[known] - mean) ** 2) + floor
+
+
+def _heading(yaw_rad: Floats, weights: Floats, floor_rad: float) -> tuple[float, float]:
+    """Weighted circular mean of the known headings and its variance −2 ln R, at most that of no knowledge.
+
+    R is the length of the mean direction; one imagined match of no direction joins, as for the position.
+    """
+    known = np.isfinite(yaw_rad)
+    if not known.any():
+        return math.nan, UNKNOWN_YAW_VARIANCE
+    share = weights[known] / weights[known].sum()
+    east, north = float(share @ np.cos(yaw_rad[known])), float(share @ np.sin(yaw_rad[known]))
+    effective = 1.0 / float(share @ share)
+    length = math.hypot(east, north) * effective / (effective + 1.0)
+    if length < 1e-9:
+        return math.nan, UNKNOWN_YAW_VARIANCE
+    variance = min(-2.0 * math.log(length), UNKNOWN_YAW_VARIANCE)
+    return math.atan2(north, east), max(variance, floor_rad**2)
