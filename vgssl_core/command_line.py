@@ -46,8 +46,27 @@ def parse(
     parser.add_class_arguments(config_type, skip=set(positional))
     if defaults:
         parser.set_defaults(dict(defaults))
-    values = parser.instantiate(parser.parse_args(arguments))
+    given = [_with_underscores(item) for item in (sys.argv[1:] if arguments is None else arguments)]
+    given = _with_values(given, {f"--{name}" for name, hint in hints.items() if hint is bool})
+    values = parser.instantiate(parser.parse_args(given))
     return config_type(**{name: values[name] for name in hints})
+
+
+def _with_underscores(argument: str) -> str:
+    """``--max-minutes=3`` as ``--max_minutes=3``: both spellings of a flag are taken."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
+    """``--json`` alone as ``--json=true``; a value that follows it stays its value."""
+    following = [*arguments[1:], ""]
+    return [
+        f"{item}=true" if item in switches and after not in ("true", "false") else item
+        for item, after in zip(arguments, following, strict=True)
+    ]
 
 
 def run(

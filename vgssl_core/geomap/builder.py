@@ -83,6 +83,20 @@ def build_map(
     return load_map(out, verify=False)
 
 
+def check_output(out: Path) -> None:
+    """Refuse a place where no map can be written; programs ask before they work for it.
+
+    Raises:
+        MapError: ``out`` is a file, or a folder that holds something else than a map or an interrupted build.
+    """
+    if out.exists() and not out.is_dir():
+        raise MapError(f"{out} is a file: give a folder for the map.")
+    if out.is_dir() and not (out / MANIFEST).exists():
+        foreign = [n for n in os.listdir(out) if n != SEGMENTS and not n.startswith(ASIDE_PREFIX)]
+        if foreign:
+            raise MapError(f"{out} is no map and not empty ({sorted(foreign)[0]}): give another folder.")
+
+
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
     """Hold the only right to change the map at ``out``; a folder that the block leaves without map is removed.
@@ -90,12 +104,7 @@ def writing(out: Path) -> Iterator[None]:
     Raises:
         MapError: ``out`` holds something else than a map, or another process is writing it.
     """
-    if out.exists() and not out.is_dir():
-        raise MapError(f"{out} is a file: give a folder for the map.")
-    if out.is_dir() and not (out / MANIFEST).exists():
-        foreign = [item.name for item in out.iterdir() if item.name != SEGMENTS and not _is_aside(item)]
-        if foreign:
-            raise MapError(f"{out} is no map and not empty ({sorted(foreign)[0]}): give another folder.")
+    check_output(out)
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out, os.O_RDONLY)
     try:
@@ -110,10 +119,6 @@ def writing(out: Path) -> Iterator[None]:
                 shutil.rmtree(out, ignore_errors=True)
     finally:
         os.close(descriptor)
-
-
-def _is_aside(path: Path) -> bool:
-    return path.name.startswith(ASIDE_PREFIX)
 
 
 def _check_descriptors(descriptors: NDArray[np.float32], positions: MapPositions) -> None:

@@ -75,12 +75,12 @@ class ExactSearch:
             for start, block in zip(self._starts[:-1], self._blocks, strict=True)
         ]
         candidates = np.sort(np.concatenate(found, axis=1), axis=1)
-        differences = self._rows(candidates) - queries[:, None, :]
+        differences = self.rows(candidates) - queries[:, None, :]
         squares = np.einsum("qkd,qkd->qk", differences, differences)
         nearest = np.argsort(squares, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(candidates, nearest, 1), np.sqrt(np.take_along_axis(squares, nearest, 1))
 
-    def _rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """(Q, C, D) descriptors of (Q, C) indices."""
         if len(self._blocks) == 1:
             return self._blocks[0][indices]

@@ -92,6 +92,10 @@ class GeoMap:
             raise DataError("A query's descriptor is not finite: the network does not fit this image or engine.")
         return Matches(*self._search.search(queries, min(k, len(self))))
 
+    def descriptors(self, rows: slice) -> NDArray[np.float32]:
+        """(n, D) float32 descriptors of the images of a slice."""
+        return self._search.rows(np.arange(len(self))[rows][None])[0]
+
     @functools.cached_property
     def sources(self) -> list[str]:
         """Where each image comes from (a file; or a bag, topic and stamp), in the order of the indices.
@@ -100,6 +104,11 @@ class GeoMap:
             MapError: The records are damaged.
         """
         return [source for segment in self.manifest.segments for source in read_sources(self.path, segment)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the segments on disk."""
+        return sum(entry["bytes"] for segment in self.manifest.segments for entry in segment.files.values())
 
     def to_wgs84(
         self, positions_m: NDArray[np.float64]

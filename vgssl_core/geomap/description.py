@@ -1,0 +1,38 @@
+"""What people want to know about a map, as lines of text."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from vgssl_core.geomap.geo_map import GeoMap
+
+
+def describe(geomap: GeoMap) -> list[str]:
+    """Lines ``name  value``: content, extent, datum, model, size."""
+    manifest, datum = geomap.manifest, geomap.datum
+    width, height = (high - low for low, high in zip(manifest.low_m, manifest.high_m, strict=True))
+    known_yaw = int(np.isfinite(geomap.yaw_rad).sum())
+    lines = {
+        "map": f"{geomap.path}",
+        "images": f"{len(geomap)}, typically {manifest.spacing_m:.1f} m apart, {known_yaw} with heading",
+        "extent": f"{width:.0f} m east-west x {height:.0f} m north-south",
+        "datum": "none: a local map, without latitude and longitude"
+        if datum is None
+        else f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, altitude {datum.altitude_m:.1f} m",
+        "model": f"{geomap.model_id[:16]}…, {geomap.dimension}-dimensional, {manifest.precision}",
+        "bundle": manifest.bundle.get("path", "not recorded"),
+        "source": manifest.source or "not recorded",
+        "search": geomap.search_name,
+        "calibrated": "no: scores are no probabilities" if geomap.calibration is None else "yes",
+        "size": f"{_readable(geomap.size_bytes)} on disk, {geomap.size_bytes / len(geomap):.0f} bytes per image",
+        "created": manifest.created,
+        "map id": f"{manifest.map_id[:16]}…, {len(manifest.segments)} segment(s)",
+    }
+    return [f"{name:<11} {value}" for name, value in lines.items()]
+
+
+def _readable(size: int) -> str:
+    unit = min(int(math.log10(max(size, 1)) / 3), 4)
+    return f"{size / 1000**unit:.{1 if unit else 0}f} {['bytes', 'kB', 'MB', 'GB', 'TB'][unit]}"

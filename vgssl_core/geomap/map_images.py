@@ -1,0 +1,80 @@
+"""Images that a map is built from, whatever they are read from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vgssl_core.bags import GeotaggedFrames, geotag
+from vgssl_core.geomap.positions import MapPositions
+from vgssl_core.imaging import Image, read_image
+from vgssl_core.places import read_place_set
+
+
+@dataclass(frozen=True)
+class MapImages:
+    """N images with positions.
+
+    Attributes:
+        positions: Where they were taken.
+        items: Name and loader of each, in the order of the positions, read once and one after the other.
+        description: Where they come from, for people.
+    """
+
+    positions: MapPositions
+    items: Iterable[tuple[str, Callable[[], Image]]]
+    description: str
+
+
+def from_place_set(root: str | Path, split: str | None = None) -> MapImages:
+    """The database images of a place set.
+
+    Args:
+        root: The set's folder.
+        split: Which split, where it has splits.
+
+    Raises:
+        DataError: No place set, no images, or an image without position.
+    """
+    place_set = read_place_set(root, split)
+    positions = MapPositions.from_places(place_set.database)
+    positions.check()
+    items = ((str(path), functools.partial(read_image, path)) for path in place_set.database.paths)
+    return MapImages(positions, items, f"place set {place_set.name}")
+
+
+def from_bag(
+    path: str | Path, image_topic: str | None = None, position_topic: str | None = None, spacing_m: float = 0.0
+) -> MapImages:
+    """The images of a bag, with positions interpolated in time.
+
+    Args:
+        path: The bag.
+        image_topic: None takes the only image topic.
+        position_topic: NavSatFix or Odometry; None takes the only one, fixes before odometry.
+        spacing_m: Leave out images nearer than this to the last one taken.
+
+    Raises:
+        DataError: No bag, no images, no positions, or a topic that is not unique.
+    """
+    frames = geotag(path, image_topic, position_topic, spacing_m)
+    positions = _positions_of(frames)
+    positions.check()
+    items = ((tagged.frame.source, tagged.frame.image) for tagged in frames)
+    return MapImages(positions, items, f"bag {frames.bag}, {frames.image_topic}, {frames.position_topic}")
+
+
+def _positions_of(frames: GeotaggedFrames) -> MapPositions:
+    return MapPositions(
+        frames.latitude_deg,
+        frames.longitude_deg,
+        frames.altitude_m if frames.is_georeferenced else frames.planar_m[:, 2],
+        frames.heading_deg,
+        frames.stamp_ns,
+        tuple(f"{frames.bag}#{frames.image_topic}@{stamp}" for stamp in frames.stamp_ns),
+        np.ascontiguousarray(frames.planar_m[:, :2]),
+    )
