@@ -1,0 +1,19 @@
+"""Descriptor networks (torch): timm backbone, pooling, compact output; their weights; the torch embedder."""
+
+from vgssl_core.models.config import NetworkConfig
+from vgssl_core.models.embedder import TorchEmbedder, model_id, normalise_images
+from vgssl_core.models.network import DescriptorNet, best_device, build_network, l2_normalised
+from vgssl_core.models.statistics import estimate_batch_norm, untrained_network
+
+__all__ = [
+    "DescriptorNet",
+    "NetworkConfig",
+    "TorchEmbedder",
+    "best_device",
+    "build_network",
+    "estimate_batch_norm",
+    "l2_normalised",
+    "model_id",
+    "normalise_images",
+    "untrained_network",
+]

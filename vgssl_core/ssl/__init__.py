@@ -1,0 +1,1 @@
+"""Self-supervised methods (torch), one module each; `method` holds what they share."""

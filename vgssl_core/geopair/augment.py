@@ -1,0 +1,92 @@
+"""Augmentation of a pair, on uint8 images, with OpenCV."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vgssl_core.imaging import Image, Preprocessing
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How the two images of a pair are varied; the defaults are the papers'.
+
+    Attributes:
+        crop_area: Least and largest share of the query's area that a random crop keeps.
+        crop_ratio: Least and largest width / height of the crop.
+        crop_keeps_aspect: ``crop_ratio`` counts relative to the image's own width / height, as wide images need.
+        crop_positive: Crop the positive too, with its own draw.
+        flip: Probability of a horizontal flip, one draw for the pair, so that its geometry agrees.
+        jitter: Largest relative change of brightness, contrast and colour, drawn for each image; 0 is off.
+    """
+
+    crop_area: tuple[float, float] = (0.75, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_keeps_aspect: bool = False
+    crop_positive: bool = False
+    flip: float = 0.5
+    jitter: float = 0.0
+
+
+class PairAugmentation:
+    """Turns stored images into the two views of a pair, at the network's input size."""
+
+    def __init__(self, config: AugmentConfig, preprocessing: Preprocessing) -> None:
+        self.config = config
+        self._preprocessing = preprocessing
+
+    def query_and_positive(self, query: Image, positive: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+        """The pair with a crop of the query and one flip for both."""
+        flip = rng.random() < self.config.flip
+        return self._vary(query, rng, True, flip), self._vary(positive, rng, self.config.crop_positive, flip)
+
+    def plain(self, image: Image) -> Image:
+        """An image that is only resized, as at evaluation."""
+        return self._preprocessing.resize(image)
+
+    def _vary(self, image: Image, rng: np.random.Generator, crop: bool, flip: bool) -> Image:
+        if crop:
+            top, left, height, width = random_crop(image.shape[0], image.shape[1], self.config, rng)
+            image = image[top : top + height, left : left + width]
+        image = self._preprocessing.resize(image)
+        if flip:
+            image = np.ascontiguousarray(image[:, ::-1])
+        return jittered(image, self.config.jitter, rng) if self.config.jitter > 0 else image
+
+
+def random_crop(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Window of a random resized crop (Szegedy et al., 2015): ten tries, then the largest central one.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        config: Range of area and of width / height.
+        rng: Source of the draw.
+
+    Returns:
+        Top, left, height, width in pixels, inside the image.
+    """
+    unit = width / height if config.crop_keeps_aspect else 1.0
+    low, high = config.crop_ratio[0] * unit, config.crop_ratio[1] * unit
+    for _ in range(10):
+        area = height * width * rng.uniform(*config.crop_area)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w = max(1, min(width, round(height * high)))
+    h = max(1, min(height, round(width / low)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def jittered(image: Image, strength: float, rng: np.random.Generator) -> Image:
+    """Brightness, contrast and colour saturation each changed by up to ``strength`` of their value."""
+    brightness, contrast, saturation = 1 + rng.uniform(-strength, strength, 3)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
+    offset = float(grey.mean()) * brightness * (1 - contrast)
+    return cv2.convertScaleAbs(np.maximum(mixed * (brightness * contrast) + offset, 0))

@@ -1,0 +1,81 @@
+"""From pairs by index to batches of pixels, prepared ahead in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vgssl_core.geopair.augment import PairAugmentation
+from vgssl_core.geopair.images import ImageStore
+from vgssl_core.geopair.pairs import PairList
+from vgssl_core.imaging import Image
+
+#: Batches that are prepared while the network works on another.
+_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """Two views of N pairs before normalisation.
+
+    Attributes:
+        x, y: (N, H, W, 3) uint8 queries and positives.
+        negatives: (N, M, H, W, 3) uint8.
+    """
+
+    x: NDArray[np.uint8]
+    y: NDArray[np.uint8]
+    negatives: NDArray[np.uint8]
+
+
+class BatchLoader:
+    """Reads, augments and stacks pairs.
+
+    The random draws of a pair depend on seed, epoch and its place in the epoch alone, so that a resumed training
+    sees the same pixels whatever the number of threads.
+    """
+
+    def __init__(
+        self, queries: ImageStore, database: ImageStore, augmentation: PairAugmentation, batch_size: int, threads: int
+    ) -> None:
+        self._queries, self._database = queries, database
+        self._augmentation = augmentation
+        self._batch_size = batch_size
+        self._threads = max(1, threads)
+
+    def steps(self, pairs: PairList) -> int:
+        """Full batches in a list; what remains is left out, since batch norm wants no tiny batch."""
+        return len(pairs) // self._batch_size
+
+    def batches(self, pairs: PairList, seed: tuple[int, ...], first_step: int = 0) -> Iterator[PixelBatch]:
+        """The batches of a list from ``first_step`` on."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting: deque[list[Future[tuple[Image, Image, list[Image]]]]] = deque()
+            try:
+                for step in range(first_step, self.steps(pairs)):
+                    rows = range(step * self._batch_size, (step + 1) * self._batch_size)
+                    waiting.append([pool.submit(self._pair, pairs, row, seed) for row in rows])
+                    if len(waiting) > _AHEAD:
+                        yield _stacked(waiting.popleft())
+                while waiting:
+                    yield _stacked(waiting.popleft())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _pair(self, pairs: PairList, row: int, seed: tuple[int, ...]) -> tuple[Image, Image, list[Image]]:
+        rng = np.random.default_rng((*seed, row))
+        query, positive = self._queries[int(pairs.queries[row])], self._database[int(pairs.positives[row])]
+        x, y = self._augmentation.query_and_positive(query, positive, rng)
+        return x, y, [self._augmentation.plain(self._database[int(index)]) for index in pairs.negatives[row]]
+
+
+def _stacked(futures: list[Future[tuple[Image, Image, list[Image]]]]) -> PixelBatch:
+    samples = [future.result() for future in futures]
+    x, y = np.stack([sample[0] for sample in samples]), np.stack([sample[1] for sample in samples])
+    negatives = np.array([sample[2] for sample in samples], np.uint8).reshape(len(x), -1, *x.shape[1:])
+    return PixelBatch(x, y, negatives)

@@ -1,0 +1,115 @@
+"""Images of a place set at the training size, decoded once where memory allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vgssl_core.errors import DataError
+from vgssl_core.imaging import Image, Preprocessing, read_image
+
+logger = logging.getLogger(__name__)
+
+#: How many unreadable files a message names.
+_NAMED = 5
+
+
+class ImageStore:
+    """N images by index, resized to the network's input.
+
+    All are decoded in advance when they fit the memory limit, which also finds every damaged file before the
+    training starts; otherwise each is decoded when it is asked for.
+    """
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, memory_mib: int, threads: int) -> None:
+        self.paths = tuple(paths)
+        self._preprocessing = preprocessing
+        self._cache: NDArray[np.uint8] | None = None
+        shape = (len(self.paths), preprocessing.height, preprocessing.width, 3)
+        if int(np.prod(shape)) <= memory_mib * 2**20:
+            self._cache = np.empty(shape, np.uint8)
+            _for_each(self._fill, range(len(self)), threads, "decoding images")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image:
+        """The image, (height, width, 3) uint8 RGB at the input size.
+
+        Raises:
+            DataError: It does not decode.
+        """
+        if self._cache is not None:
+            return self._cache[index]
+        return self._preprocessing.resize(read_image(self.paths[index]))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the decoded images take."""
+        return 0 if self._cache is None else self._cache.nbytes
+
+    def _fill(self, index: int) -> None:
+        assert self._cache is not None
+        self._cache[index] = self._preprocessing.resize(read_image(self.paths[index]))
+
+
+def _for_each(work: Callable[[int], None], indices: Iterable[int], threads: int, title: str) -> None:
+    """Call ``work`` on every index in threads; gather the files that fail in one error."""
+
+    def attempt(index: int) -> str | None:
+        try:
+            work(index)
+        except DataError as problem:
+            return str(problem)
+        return None
+
+    chosen = list(indices)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        bar = tqdm(pool.map(attempt, chosen), total=len(chosen), desc=title, unit="image", leave=False, disable=None)
+        failures = [message for message in bar if message]
+    if failures:
+        rest = f" … and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        raise DataError(f"{len(failures)} of {len(chosen)} images cannot be used: {' '.join(failures[:_NAMED])}{rest}")
+
+
+def input_size(paths: Sequence[Path], pixels: int, multiple: int = 16) -> tuple[int, int]:
+    """Network input size for a set: the images' aspect, about ``pixels`` in all, sides divisible by ``multiple``.
+
+    Args:
+        paths: Images; the median aspect of a few of them is taken.
+        pixels: Width times height to aim at.
+        multiple: Divisor of both sides.
+
+    Returns:
+        Width, height.
+
+    Raises:
+        DataError: None of the images that were looked at decodes.
+    """
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, 9).astype(int))]
+    aspects = []
+    for path in chosen:
+        try:
+            height, width = read_image(path).shape[:2]
+        except DataError as problem:
+            logger.debug("size of %s unknown: %s", path, problem)
+            continue
+        aspects.append(width / height)
+    if not aspects:
+        raise DataError(f"{len(chosen)} of {len(chosen)} images of {paths[0].parent} do not decode: replace them.")
+    aspect = float(np.median(aspects))
+    height = max(1, round((pixels / aspect) ** 0.5 / multiple)) * multiple
+    width = max(1, round(height * aspect / multiple)) * multiple
+    return width, height
+
+
+def limit_opencv_threads() -> None:
+    """Images are prepared in our own threads; OpenCV's would fight with torch's for the cores."""
+    cv2.setNumThreads(1)

@@ -1,0 +1,74 @@
+"""Recall@N during training: exact nearest neighbours by one matrix product."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vgssl_core.errors import DataError
+from vgssl_core.evaluation.recall import recall_at
+from vgssl_core.geopair.images import ImageStore
+from vgssl_core.imaging import Preprocessing
+from vgssl_core.models import DescriptorNet, normalise_images
+from vgssl_core.places import PlaceSet, within_radius
+
+_BATCH = 64
+NS = (1, 5, 10)
+
+
+@torch.inference_mode()
+def embed_store(
+    network: DescriptorNet, store: ImageStore, indices: NDArray[np.int64], preprocessing: Preprocessing
+) -> Tensor:
+    """Descriptors of stored images in evaluation mode; the network's mode is put back.
+
+    Args:
+        network: On its device.
+        store: Images at the input size.
+        indices: (n,) which of them.
+        preprocessing: For the normalisation.
+
+    Returns:
+        (n, D) float32 on the network's device.
+    """
+    device, was_training = next(network.parameters()).device, network.training
+    network.eval()
+    rows = [torch.zeros((0, network.config.descriptor_dim), device=device)]
+    for start in range(0, len(indices), _BATCH):
+        pixels = np.stack([store[int(index)] for index in indices[start : start + _BATCH]])
+        rows.append(network(normalise_images(torch.from_numpy(pixels).to(device), preprocessing)).float())
+    network.train(was_training)
+    return torch.cat(rows)
+
+
+class Validation:
+    """A place set to measure Recall@N on.
+
+    Attributes:
+        name: Of the set.
+    """
+
+    def __init__(
+        self, places: PlaceSet, preprocessing: Preprocessing, radius_m: float, memory_mib: int, threads: int
+    ) -> None:
+        self.name = places.name
+        positives = within_radius(places.queries.planar_m, places.database.planar_m, radius_m)
+        if not positives.nnz:
+            raise DataError(
+                f"The validation set {places.name}: no database image within {radius_m:g} m of any of "
+                f"{len(places.queries)} queries. Give another --val, or raise --recall_radius_m."
+            )
+        self._positives = positives
+        self._preprocessing = preprocessing
+        self._database = ImageStore(places.database.paths, preprocessing, memory_mib, threads)
+        self._queries = ImageStore(places.queries.paths, preprocessing, memory_mib, threads)
+
+    def recall(self, network: DescriptorNet) -> dict[int, float]:
+        """Recall@{1, 5, 10} in percent."""
+        stores = (self._queries, self._database)
+        queries, database = (embed_store(network, s, np.arange(len(s)), self._preprocessing) for s in stores)
+        count = min(max(NS), len(database))
+        neighbours = (queries @ database.T).topk(count, dim=1).indices.cpu().numpy()
+        return recall_at(neighbours, self._positives, NS)

@@ -1,0 +1,70 @@
+"""A torch network behind the interface of every embedder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vgssl_core.imaging import Image, Preprocessing
+from vgssl_core.models.network import DescriptorNet
+
+
+def normalise_images(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """`Preprocessing.normalise` on a whole batch, where the batch lies.
+
+    Args:
+        images: (..., H, W, 3) uint8 RGB.
+        preprocessing: Its mean and standard deviation are used.
+
+    Returns:
+        (..., 3, H, W) float32.
+    """
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=images.device)
+    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=images.device)
+    normalised = images.to(torch.float32) * (1.0 / (255.0 * std)) - mean / std
+    return normalised.movedim(-1, -3).contiguous()
+
+
+def model_id(network: DescriptorNet, preprocessing: Preprocessing) -> str:
+    """Name of a model: hash of its float32 weights, architecture and preprocessing (16 hex digits)."""
+    plain = {"architecture": network.config.architecture(), "preprocessing": preprocessing.to_dict()}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for key, value in sorted(network.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            digest.update(key.encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class TorchEmbedder:
+    """Embeds images with a torch network in evaluation mode.
+
+    Attributes:
+        model_id: Hash of weights, architecture and preprocessing.
+        dimension: Length of a descriptor.
+        preprocessing: From image to network input.
+    """
+
+    def __init__(self, network: DescriptorNet, preprocessing: Preprocessing, batch_size: int = 64) -> None:
+        self.network = network.eval()
+        self.preprocessing = preprocessing
+        self.dimension = network.config.descriptor_dim
+        self.model_id = model_id(network, preprocessing)
+        self._batch_size = batch_size
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """N images of any size to (N, dimension) float32 unit rows."""
+        device = next(self.network.parameters()).device
+        rows = [np.zeros((0, self.dimension), np.float32)]
+        for start in range(0, len(images), self._batch_size):
+            batch = [self.preprocessing.resize(image) for image in images[start : start + self._batch_size]]
+            pixels = torch.from_numpy(np.stack(batch)).to(device)
+            rows.append(self.network(normalise_images(pixels, self.preprocessing)).cpu().numpy())
+        return np.concatenate(rows)

@@ -1,0 +1,150 @@
+"""MoCo v2 on query-positive pairs, as in VG-SSL: queries through the encoder, positives through its moving average.
+
+He et al., 2020, https://arxiv.org/abs/1911.05722; Chen et al., 2020, https://arxiv.org/abs/2003.04297.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vgssl_core.errors import ConfigError
+from vgssl_core.models import DescriptorNet
+from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod, TrainingScale
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of MoCo v2.
+
+    Attributes:
+        temperature: T of the cross entropy.
+        queue_size: K, keys that are remembered as negatives.
+        queue_fraction: The queue holds at most this share of the training pairs; a longer one fills with false
+            negatives on small sets. 0 sets no limit.
+        momentum: m of the key encoder: its weights become m · own + (1 − m) · the trained ones.
+        symmetric: Also the positives through the encoder and the queries through the moving average.
+        batch_negatives: Besides the queue, the other keys of the batch are negatives.
+        key_batch_norm_groups: The key encoder normalises the batch in this many shuffled groups, so that batch
+            statistics cannot betray the positive; 1 is plain batch norm, as in the paper.
+    """
+
+    temperature: float = 0.07
+    queue_size: int = 65536
+    queue_fraction: float = 0.0
+    momentum: float = 0.999
+    symmetric: bool = False
+    batch_negatives: bool = False
+    key_batch_norm_groups: int = 1
+
+
+def moco_loss(
+    queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, batch_negatives: bool = False
+) -> Tensor:
+    """Cross entropy of [q·k, q·queue] / T with the key of each query as its class.
+
+    Args:
+        queries: (N, D) unit vectors.
+        keys: (N, D) unit vectors, the positive of each query.
+        queue: (K, D) unit vectors, negatives of all.
+        temperature: T.
+        batch_negatives: Take the other keys of the batch as negatives too.
+
+    Returns:
+        Scalar mean over the batch.
+    """
+    if batch_negatives:
+        logits = queries @ torch.cat([keys, queue]).T
+        labels = torch.arange(len(queries), device=queries.device)
+    else:
+        positive = (queries * keys).sum(dim=1, keepdim=True)
+        logits = torch.cat([positive, queries @ queue.T], dim=1)
+        labels = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
+    return functional.cross_entropy(logits / temperature, labels)
+
+
+class Method(SslMethod):
+    """MoCo v2.
+
+    Attributes:
+        key_network: Moving average of the network, without gradient.
+        queue: (K, D) keys, initialised with normalised Gaussian rows.
+        queue_pointer: Next row to overwrite.
+    """
+
+    queue: Tensor
+    queue_pointer: Tensor
+
+    def __init__(self, network: DescriptorNet, config: Config, scale: TrainingScale) -> None:
+        super().__init__(network)
+        self.config = config
+        self.key_network = copy.deepcopy(network).requires_grad_(False)
+        size = queue_length(config, scale)
+        rows = functional.normalize(torch.randn(size, network.config.descriptor_dim), dim=1)
+        self.register_buffer("queue", rows)
+        self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
+
+    def forward(self, batch: PairBatch) -> LossTerms:
+        """The loss of one batch; the keys enter the queue after the logits."""
+        queue = self.queue.clone()
+        keys = self._keys(batch.y)
+        queries = self.network(batch.x)
+        terms = {"info_nce": self._loss(queries, keys, queue)}
+        if self.config.symmetric:
+            reverse_keys = self._keys(batch.x)
+            reverse = self._loss(self.network(batch.y), reverse_keys, queue)
+            terms = {"info_nce": terms["info_nce"] / 2, "info_nce_reverse": reverse / 2}
+            # Both directions were computed against the old queue: no query meets its own positive there.
+            keys = torch.cat([keys, reverse_keys])
+        self._enqueue(keys)
+        return LossTerms(terms, queries.detach())
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the key encoder; it keeps its own batch-norm statistics."""
+        m = self.config.momentum
+        pairs = zip(self.key_network.parameters(), self.network.parameters(), strict=True)
+        for own, trained in pairs:
+            own.mul_(m).add_(trained, alpha=1 - m)
+
+    def _loss(self, queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
+        return moco_loss(queries, keys, queue, self.config.temperature, self.config.batch_negatives)
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor) -> Tensor:
+        groups = min(self.config.key_batch_norm_groups, len(images) // 2)
+        if groups < 2:
+            return self.key_network(images)
+        order = torch.randperm(len(images), device=images.device)
+        keys = torch.cat([self.key_network(images[part]) for part in order.chunk(groups)])
+        return keys[order.argsort()]
+
+    @torch.no_grad()
+    def _enqueue(self, keys: Tensor) -> None:
+        size = len(self.queue)
+        rows = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % size
+        self.queue[rows] = keys
+        self.queue_pointer.copy_((self.queue_pointer + len(keys)) % size)
+
+
+def queue_length(config: Config, scale: TrainingScale) -> int:
+    """Rows of the queue for a training of that scale.
+
+    Raises:
+        ConfigError: The keys of one batch do not fit in it.
+    """
+    size, limit = config.queue_size, int(config.queue_fraction * scale.pairs)
+    if config.queue_fraction > 0:
+        size = min(size, limit)
+    new = scale.batch_size * (2 if config.symmetric else 1)
+    if new > size:
+        raise ConfigError(
+            f"A step brings {new} keys but the queue holds {size} (options.queue_size {config.queue_size}"
+            + (f", at most {config.queue_fraction:g} of {scale.pairs} pairs" if config.queue_fraction > 0 else "")
+            + "): lower --batch_size or raise --options.queue_size."
+        )
+    return size
