@@ -1,0 +1,195 @@
+"""The node's parameters in one table: from it they are declared, checked and documented."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import rclpy.exceptions
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+from vgssl_core.errors import ConfigError
+from vgssl_core.localization import LocalizerConfig
+
+Value = bool | int | float | str | list[float]
+
+
+@dataclass(frozen=True)
+class Specification:
+    """One parameter.
+
+    Attributes:
+        name: ROS parameter name.
+        default: Value and type.
+        description: One sentence, with the unit.
+        minimum, maximum: Inclusive range of a number; None where it is open.
+        choices: Allowed texts; empty allows any.
+        length: Number of elements of a list.
+        read_only: Fixed when the node starts.
+        live: A change takes effect at once; the others are read by `configure` and refused while configured.
+    """
+
+    name: str
+    default: Value
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    length: int | None = None
+    read_only: bool = False
+    live: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What ROS tools show, and the range that ROS enforces itself."""
+        result = ParameterDescriptor(name=self.name, description=self.description, read_only=self.read_only)
+        if self.choices:
+            result.additional_constraints = f"one of: {', '.join(self.choices)}"
+        if self.minimum is None and self.maximum is None:
+            return result
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        if isinstance(self.default, int):
+            limits = IntegerRange(from_value=int(max(low, -(2**63))), to_value=int(min(high, 2**63 - 1)))
+            result.integer_range = [limits]
+        elif isinstance(self.default, float):
+            result.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+        return result
+
+    def problem_with(self, value: Any) -> str | None:
+        """Why a value of the right type is refused; None when it is good."""
+        if self.choices and value not in self.choices:
+            return f"{self.name} is {value!r}: it must be one of {', '.join(self.choices)}."
+        numbers = value if isinstance(self.default, list) else [value]
+        if isinstance(self.default, (list, float)) and not all(math.isfinite(number) for number in numbers):
+            return f"{self.name} is {value}: it must be finite."
+        if self.length is not None and len(value) != self.length:
+            return f"{self.name} has {len(value)} numbers: it must have {self.length}."
+        return None
+
+
+_LOCALIZER = LocalizerConfig()
+PARAMETERS = (
+    Specification("autostart", True, "configure and activate at start, without a lifecycle manager", read_only=True),
+    Specification("map_path", "", "folder of the map (`vgssl build-map`)"),
+    Specification("bundle_path", "", "folder of the model bundle (`vgssl export`)"),
+    Specification("image_topic", "image", "camera topic, before remapping and without the transport's ending"),
+    Specification(
+        "image_transport",
+        "raw",
+        "raw subscribes to sensor_msgs/Image; compressed to sensor_msgs/CompressedImage on image_topic + /compressed",
+        choices=("raw", "compressed"),
+    ),
+    Specification(
+        "image_qos",
+        "best_effort",
+        "reliability of the image subscription; best_effort matches every publisher, reliable loses no large image",
+        choices=("best_effort", "reliable"),
+    ),
+    Specification("backend", "auto", "engine that computes descriptors: auto, or one that is installed"),
+    Specification("threads", 0, "threads of the engine; 0 takes all cores", minimum=0, maximum=1024),
+    Specification("k", _LOCALIZER.k, "matches that are searched for each image", minimum=1, maximum=1000),
+    Specification(
+        "cluster_radius_m",
+        _LOCALIZER.cluster_radius_m,
+        "matches closer than this support one hypothesis, metres",
+        minimum=0.1,
+        maximum=10000.0,
+    ),
+    Specification(
+        "max_hypotheses",
+        _LOCALIZER.max_hypotheses,
+        "hypotheses that are published for each image",
+        minimum=1,
+        maximum=100,
+    ),
+    Specification(
+        "temperature",
+        _LOCALIZER.temperature,
+        "how fast a match's weight falls with its distance; smaller trusts the nearest more",
+        minimum=0.001,
+        maximum=10.0,
+    ),
+    Specification(
+        "position_floor_m",
+        _LOCALIZER.position_floor_m,
+        "smallest standard deviation of a position, metres",
+        minimum=0.01,
+        maximum=1000.0,
+    ),
+    Specification(
+        "heading_floor_deg",
+        _LOCALIZER.heading_floor_deg,
+        "smallest standard deviation of a heading, degrees",
+        minimum=0.1,
+        maximum=180.0,
+    ),
+    Specification("map_frame", "map", "frame of the published poses: ENU at the map's datum (REP-105)"),
+    Specification("base_frame", "base_link", "the robot's frame that ~/pose and ~/fix tell the position of"),
+    Specification(
+        "camera_extrinsics",
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        "pose of the camera in base_frame: x y z in metres, roll pitch yaw in radians, for a camera frame with x along "
+        "the optical axis, y left, z up; zeros are a camera in the origin that looks forward",
+        length=6,
+    ),
+    Specification(
+        "altitude_default_m",
+        0.0,
+        "altitude where the map knows none: metres above the WGS84 ellipsoid; z of a local map",
+        minimum=-12000.0,
+        maximum=100000.0,
+        live=True,
+    ),
+    Specification(
+        "altitude_default_sigma_m",
+        10.0,
+        "standard deviation of altitude_default_m in metres",
+        minimum=0.1,
+        maximum=10000.0,
+        live=True,
+    ),
+)
+_BY_NAME = {item.name: item for item in PARAMETERS}
+
+
+def declare(node: Node) -> None:
+    """Declare the whole table on a node.
+
+    Raises:
+        ConfigError: A value from the command line or a parameter file has the wrong type or lies outside its range.
+    """
+    for item in PARAMETERS:
+        try:
+            value = node.declare_parameter(item.name, item.default, item.descriptor()).value
+        except (
+            rclpy.exceptions.InvalidParameterTypeException,
+            rclpy.exceptions.InvalidParameterValueException,
+        ) as problem:
+            reason = " ".join(str(problem).split())
+            raise ConfigError(f"Parameter {item.name} ({item.description}) is not usable: {reason}") from problem
+        if problem := item.problem_with(value):
+            raise ConfigError(f"Parameter {problem}")
+
+
+def refusal(name: str, value: Any, is_configured: bool) -> str | None:
+    """Why a change at run time is refused; None when it is taken, and for parameters that are not ours."""
+    item = _BY_NAME.get(name)
+    if item is None:
+        return None
+    if is_configured and not item.live:
+        return f"{name} is read when the node is configured: deactivate and clean up first, or start the node anew."
+    return item.problem_with(value)
+
+
+def localizer_config(given: Mapping[str, Any]) -> LocalizerConfig:
+    """The localizer's settings out of the table's values: those that bear the same name."""
+    names = {item.name for item in fields(LocalizerConfig)} & _BY_NAME.keys()
+    return LocalizerConfig(**{name: given[name] for name in names})
+
+
+def values(node: Node) -> dict[str, Any]:
+    """Present value of every parameter of the table."""
+    return {item.name: node.get_parameter(item.name).value for item in PARAMETERS}
