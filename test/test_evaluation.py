@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -124,7 +125,11 @@ class _Page(HTMLParser):
 def test_report_is_one_offline_page_with_everything_inside(drive: Drive, tmp_path: Path) -> None:
     picture = np.full((30, 40, 3), 128, np.uint8)
     metrics = drive_metrics(drive, 25.0, "protocol")
-    sections = drive_sections(drive, 25.0, lambda i: Retrieval(picture, picture, f"frame {i} <b>", i == 0), "ms")
+
+    def pictures(frames: Sequence[int]) -> list[Retrieval]:
+        return [Retrieval(picture, picture, f"frame {i} <b>", i == 0) for i in frames]
+
+    sections = drive_sections(drive, 25.0, pictures, "ms")
     path = write_report(tmp_path / "report.html", "A & B", "lead", drive_tiles(metrics), sections)
     page = _Page()
     page.feed(path.read_text())

@@ -75,14 +75,17 @@ def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
     covered = f"{metrics.queries} of {metrics.queries_total} queries, {metrics.database} database images"
     errors = result.match_error_m
 
-    def picture(query: int) -> Retrieval:
-        match = int(result.neighbours[query, 0])
-        return Retrieval(
-            read_image(result.queries.paths[query]),
-            read_image(result.database.paths[match]),
-            f"{errors[query]:.1f} m apart",
-            bool(errors[query] <= config.radius_m),
-        )
+    def pictures(queries: Sequence[int]) -> list[Retrieval]:
+        matches = result.neighbours[queries, 0]
+        return [
+            Retrieval(
+                read_image(result.queries.paths[query]),
+                read_image(result.database.paths[match]),
+                f"{errors[query]:.1f} m apart",
+                bool(errors[query] <= config.radius_m),
+            )
+            for query, match in zip(queries, matches, strict=True)
+        ]
 
     write_report(
         config.out / "report.html",
@@ -91,7 +94,7 @@ def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
         [Tile(f"Recall@{n}", f"{value:.1f} %", covered) for n, value in metrics.recall.items()],
         [
             Section("Recall", figures=[figures.recall_bars({name: metrics.recall})]),
-            *retrieval_sections(errors, result.positives.getnnz(axis=1) > 0, picture),
+            *retrieval_sections(errors, result.positives.getnnz(axis=1) > 0, pictures),
         ],
     )
 

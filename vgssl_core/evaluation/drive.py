@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from vgssl_core.places import within_radius
 from vgssl_core.storage import atomic_file
 
 _SHOWN = 6
+#: Indices of queries → each beside its best match; without those whose pictures cannot be had.
+Pictures = Callable[[Sequence[int]], Sequence[Retrieval]]
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,13 @@ def drive_tiles(metrics: Metrics) -> list[Tile]:
     ]
 
 
-def drive_sections(
-    drive: Drive, radius_m: float, picture: Callable[[int], Retrieval | None], latency_label: str
-) -> list[Section]:
+def drive_sections(drive: Drive, radius_m: float, pictures: Pictures, latency_label: str) -> list[Section]:
     """The drive's part of a report: tracks, error and latency, best and worst retrievals.
 
     Args:
         drive: The drive.
         radius_m: Positive radius.
-        picture: Frame index → its query and best match, or None where the pictures cannot be had.
+        pictures: What shows the chosen frames beside their best matches.
         latency_label: What the latency spans.
     """
     covered = drive.is_covered(radius_m)
@@ -169,24 +169,24 @@ def drive_sections(
                 figures.histogram(drive.latency_ms, latency_label),
             ],
         ),
-        *retrieval_sections(drive.match_error_m, covered, picture),
+        *retrieval_sections(drive.match_error_m, covered, pictures),
     ]
 
 
 def retrieval_sections(
-    match_error_m: NDArray[np.float64], covered: NDArray[np.bool_], picture: Callable[[int], Retrieval | None]
+    match_error_m: NDArray[np.float64], covered: NDArray[np.bool_], pictures: Pictures
 ) -> list[Section]:
     """Best and worst retrievals as pictures: nearest and farthest top matches of the covered queries.
 
     Args:
         match_error_m: (Q,) distance of each query's top match from the truth.
         covered: (Q,) whether the query could be answered at all.
-        picture: Query index → its pictures, or None where they cannot be had.
+        pictures: What shows the chosen queries beside their matches.
     """
     order = np.flatnonzero(covered)[np.argsort(match_error_m[covered], kind="stable")]
     worst = order[::-1][:_SHOWN]
     best = order[: min(_SHOWN, len(order) - len(worst))]
     parts = (("Best retrievals", best), ("Worst retrievals", worst))
-    sections = [(title, [item for i in chosen if (item := picture(int(i)))]) for title, chosen in parts]
     text = "Query on the left, its nearest map image on the right."
-    return [Section(title, text, retrievals=pictures) for title, pictures in sections if pictures]
+    sections = [Section(title, text, retrievals=pictures(chosen.tolist())) for title, chosen in parts]
+    return [section for section in sections if section.retrievals]

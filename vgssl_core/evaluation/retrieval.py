@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.recall import recall_at
-from vgssl_core.geomap import ExactSearch
+from vgssl_core.geomap.exact import ExactSearch
 from vgssl_core.inference import Embedder, embed_files
 from vgssl_core.places import Places, PlaceSet, within_radius
 
@@ -67,7 +67,7 @@ def retrieve(
     database, database_rows = _embed(embedder, place_set.database, "database", skip_damaged)
     queries, query_rows = _embed(embedder, place_set.queries, "queries", skip_damaged)
     positives = within_radius(queries.planar_m, database.planar_m, radius_m)
-    _, neighbours = ExactSearch(database_rows).search(query_rows, min(max(ns), len(database)))
+    neighbours, _ = ExactSearch([database_rows]).search(query_rows, min(max(ns), len(database)))
     left_out = len(place_set.database) + len(place_set.queries) - len(database) - len(queries)
     shape = embedder.preprocessing
     protocol = (

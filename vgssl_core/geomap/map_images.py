@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vgssl_core.bags import GeotaggedFrames, geotag
+from vgssl_core.bags import BagReader, GeotaggedFrames, geotag
+from vgssl_core.errors import DataError
 from vgssl_core.geomap.positions import MapPositions
 from vgssl_core.imaging import Image, read_image
 from vgssl_core.places import read_place_set
@@ -75,6 +79,37 @@ def _positions_of(frames: GeotaggedFrames) -> MapPositions:
         frames.altitude_m if frames.is_georeferenced else frames.planar_m[:, 2],
         frames.heading_deg,
         frames.stamp_ns,
-        tuple(f"{frames.bag}#{frames.image_topic}@{stamp}" for stamp in frames.stamp_ns),
+        tuple(frame_source(frames.bag, frames.image_topic, stamp) for stamp in frames.stamp_ns),
         np.ascontiguousarray(frames.planar_m[:, :2]),
     )
+
+
+def frame_source(bag: str | Path, topic: str, stamp_ns: int) -> str:
+    """Where a map image that came from a bag is: ``BAG#TOPIC@STAMP``."""
+    return f"{bag}#{topic}@{stamp_ns}"
+
+
+def source_images(sources: Collection[str]) -> dict[str, Image]:
+    """The images behind a map's sources, for people to look at; each bag is read once.
+
+    Args:
+        sources: Files, or frames as `frame_source` names them.
+
+    Returns:
+        Source → image; without those that are no longer there.
+    """
+    images = {}
+    frames = collections.defaultdict(set)
+    for source in sources:
+        if matched := re.fullmatch(r"(.+)#(/.*)@(-?\d+)", source):
+            frames[matched[1], matched[2]].add(int(matched[3]))
+        else:
+            with contextlib.suppress(DataError):
+                images[source] = read_image(source)
+    for (path, topic), stamps in frames.items():
+        with contextlib.suppress(DataError), BagReader(path) as bag:
+            for frame in bag.frames(topic):
+                if frame.stamp_ns in stamps:
+                    with contextlib.suppress(DataError):
+                        images[frame_source(path, topic, frame.stamp_ns)] = frame.image()
+    return images

@@ -1,0 +1,111 @@
+"""A bag through the localizer, frame by frame, without ROS: the same answers as the node's, deterministically."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vgssl_core.bags import BagReader, GeotaggedFrames, geotag, ground_truth_topic
+from vgssl_core.errors import DataError
+from vgssl_core.evaluation.drive import Drive, Pictures
+from vgssl_core.evaluation.report import Retrieval
+from vgssl_core.geodesy import compass_to_yaw_rad
+from vgssl_core.geomap import GeoMap
+from vgssl_core.geomap.map_images import frame_source, source_images
+from vgssl_core.localization import Localizer
+
+_NEIGHBOURS = 10
+_log = logging.getLogger(__name__)
+
+
+def frames_with_truth(
+    bag: str, geomap: GeoMap, image_topic: str | None = None, position_topic: str | None = None
+) -> GeotaggedFrames:
+    """The bag's frames with their true positions, of the kind that the map has.
+
+    Args:
+        bag: Path of the bag.
+        geomap: A geo-referenced map needs fixes; a local one odometry in its own plane.
+        image_topic: None is the only image topic.
+        position_topic: None is the ground truth's (`ground_truth_topic`).
+
+    Raises:
+        DataError: No images, no positions, or positions of the other kind.
+    """
+    georeferenced = geomap.datum is not None
+    with BagReader(bag) as reader:
+        frames = geotag(reader, image_topic, position_topic or ground_truth_topic(reader, georeferenced))
+    if frames.is_georeferenced != georeferenced:
+        kind = "geo-referenced and needs a NavSatFix" if georeferenced else "local and needs an Odometry"
+        raise DataError(f"Map {geomap.path} is {kind} topic as truth, and {frames.position_topic} is not one.")
+    return frames
+
+
+def true_poses(frames: GeotaggedFrames, geomap: GeoMap) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """True positions (F, 3) and yaw (F,) in the map's frame."""
+    yaw = compass_to_yaw_rad(frames.heading_deg)
+    if geomap.datum is None:
+        return frames.planar_m, yaw
+    return geomap.datum.to_enu(frames.latitude_deg, frames.longitude_deg, frames.altitude_m), yaw
+
+
+def drive_through(localizer: Localizer, frames: GeotaggedFrames) -> Drive:
+    """Localize every frame by itself.
+
+    A frame that does not decode is named in the log and counts as one without an answer.
+
+    Raises:
+        DataError: No frame decodes.
+    """
+    geomap = localizer.geomap
+    k = min(_NEIGHBOURS, len(geomap))
+    truth, yaw = true_poses(frames, geomap)
+    kept, neighbours = [], np.zeros((len(frames), k), np.int64)
+    estimate, columns = np.full((len(frames), 3), np.nan), np.full((len(frames), 3), np.nan)
+    for row, tagged in enumerate(tqdm(frames, total=len(frames), desc="localize", unit="frame")):
+        try:
+            image = tagged.frame.image()
+        except DataError as problem:
+            _log.warning("%s", problem)
+            continue
+        answer = localizer.localize(image)
+        kept.append(row)
+        neighbours[row] = answer.indices[:k]
+        columns[row, 2] = sum(answer.timings_ms.values())
+        if answer.hypotheses:
+            best = answer.hypotheses[0]
+            estimate[row], columns[row, :2] = best.position_m, (best.yaw_rad, best.score)
+    if not kept:
+        raise DataError(f"None of the {len(frames)} images on {frames.image_topic} of {frames.bag} decodes.")
+    if len(kept) < len(frames):
+        _log.warning("%d of %d frames do not decode and were left out.", len(frames) - len(kept), len(frames))
+    return Drive(
+        frames.stamp_ns[kept],
+        truth[kept],
+        yaw[kept],
+        neighbours[kept],
+        estimate[kept],
+        *columns[kept].T,
+        geomap.positions_m,
+    )
+
+
+def frame_pictures(drive: Drive, frames: GeotaggedFrames, geomap: GeoMap, radius_m: float) -> Pictures:
+    """What shows frames of a drive beside the map images that they were matched with, where both can still be read."""
+
+    def pictures(rows: Sequence[int]) -> list[Retrieval]:
+        queries = [frame_source(frames.bag, frames.image_topic, int(drive.stamp_ns[row])) for row in rows]
+        matches = [geomap.sources[drive.neighbours[row, 0]] for row in rows]
+        images = source_images({*queries, *matches})
+        errors = [float(drive.match_error_m[row]) for row in rows]
+        return [
+            Retrieval(images[query], images[match], f"{error:.1f} m apart", error <= radius_m)
+            for query, match, error in zip(queries, matches, errors, strict=True)
+            if query in images and match in images
+        ]
+
+    return pictures
