@@ -16,9 +16,9 @@ import timm
 import torch
 
 from vgssl_core.errors import ConfigError, DataError
-from vgssl_core.imaging import Preprocessing
+from vgssl_core.imaging import Image, Preprocessing, read_image
 from vgssl_core.models import DescriptorNet, NetworkConfig, build_network
-from vgssl_core.storage import atomic_file, read_yaml, sweep_unfinished, write_yaml
+from vgssl_core.storage import ASIDE_PREFIX, atomic_file, read_yaml, sweep_unfinished, write_yaml
 
 FORMAT = 1
 BEST, LAST, MANIFEST, METRICS, SAMPLES = "best.pt", "last.pt", "run.yaml", "metrics.csv", "samples"
@@ -118,6 +118,26 @@ def load_run(run: str | Path) -> tuple[DescriptorNet, Preprocessing, dict[str, A
     except (KeyError, TypeError, AttributeError, RuntimeError) as problem:
         raise DataError(f"{path} and {run / MANIFEST} do not fit together: train again.") from problem
     return network.eval(), preprocessing, manifest
+
+
+def sample_images(run: str | Path) -> list[Image]:
+    """The real images that stay with a run.
+
+    Raises:
+        DataError: There is none, or one does not decode.
+    """
+    folder = Path(run) / SAMPLES
+    paths = sorted(path for path in folder.glob("*") if not path.name.startswith(ASIDE_PREFIX))
+    if not paths:
+        raise DataError(f"{folder} holds no images, which the check of an export needs: train again.")
+    return [read_image(path) for path in paths]
+
+
+def run_recall(run: str | Path) -> dict[str, float]:
+    """Recall on validation of the checkpoint that `load_run` gives, by N; empty where it was not measured."""
+    best = Path(run) / BEST
+    recall = load_checkpoint(best)["recall"] if best.is_file() else {}
+    return {str(n): round(float(value), 2) for n, value in recall.items()}
 
 
 def _manifest(run: Path) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.augment import PairAugmentation
 from vgssl_core.geopair.batches import BatchLoader
 from vgssl_core.geopair.config import TrainConfig, plain
-from vgssl_core.geopair.images import ImageStore, input_size, limit_opencv_threads
+from vgssl_core.geopair.images import ImageStore, limit_opencv_threads
 from vgssl_core.geopair.pairs import GeoPairs
 from vgssl_core.geopair.run_folder import FORMAT, RunFolder, versions
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import best_device, build_network
+from vgssl_core.models.input_size import input_size
 from vgssl_core.places import PlaceSet, has_splits, read_place_set
 from vgssl_core.ssl.method import TrainingScale, method_module
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vgssl_core.imaging import Image, Preprocessing
+from vgssl_core.inference.bundle import compute_model_id
 from vgssl_core.models.network import DescriptorNet
 
 
@@ -32,14 +31,13 @@ def normalise_images(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def model_id(network: DescriptorNet, preprocessing: Preprocessing) -> str:
-    """Name of a model: hash of its float32 weights, architecture and preprocessing (16 hex digits)."""
-    plain = {"architecture": network.config.architecture(), "preprocessing": preprocessing.to_dict()}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
-    for key, value in sorted(network.state_dict().items()):
-        if not key.endswith("num_batches_tracked"):
-            digest.update(key.encode())
-            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Name of a model: hash of its float32 weights, architecture and preprocessing."""
+    weights = {
+        key: value.detach().to("cpu", torch.float32).numpy()
+        for key, value in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    return compute_model_id(weights, network.config.architecture(), preprocessing)
 
 
 class TorchEmbedder:
