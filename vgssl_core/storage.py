@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,8 +17,13 @@ import yaml
 
 from vgssl_core.errors import VgsslError
 
-#: Names of unfinished writes begin with this; a later writer to the same place sweeps them.
+#: Names of unfinished writes begin with this, then come the writer's process and a random part; a later writer to
+#: the same place sweeps what dead processes left.
 ASIDE_PREFIX = ".unfinished-"
+#: Where folders cannot be exchanged in one step, the one that is being replaced has this name for a moment.
+_REPLACED_PREFIX = ".replaced-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_YAML_LIMIT_BYTES = 16_000_000
 
 
 def sha256(path: Path) -> str:
@@ -36,8 +43,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, because numpy, OpenCV and others choose a format by it.
-    aside = path.with_name(f"{ASIDE_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
+    sweep_unfinished(path.parent, path.name)
+    aside = _aside(path, ASIDE_PREFIX)
     try:
         yield aside
         _sync(aside)
@@ -58,38 +65,84 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         VgsslError: ``path`` exists, is not empty, and ``replace`` is false.
     """
-    path = Path(path)
+    # A link to a folder stays a link; "." and ".." have no name of their own.
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_unfinished(path.parent, path.name)
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if occupied and not (replace and path.is_dir()):
         raise VgsslError(f"{path} exists already: give another output folder or remove it first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{ASIDE_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
-    old = path.with_name(f"{ASIDE_PREFIX}{uuid.uuid4().hex[:8]}-old-{path.name}")
+    aside = _aside(path, ASIDE_PREFIX)
     aside.mkdir()
     try:
         yield aside
         for item in sorted(aside.rglob("*")):
             _sync(item)
         _sync(aside)
-        if path.exists():
-            # A folder cannot be renamed over a filled one; the gap is two renames long.
-            os.replace(path, old)
-        os.replace(aside, path)
+        _move_into_place(aside, path)
         _sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(old, ignore_errors=True)
 
 
-def sweep_unfinished(folder: str | Path) -> None:
-    """Remove what killed writers left in ``folder``."""
-    for item in Path(folder).glob(f"{ASIDE_PREFIX}*"):
-        if item.is_dir():
+def _aside(path: Path, prefix: str) -> Path:
+    # The suffix stays, because numpy, OpenCV and others choose a format by it.
+    return path.with_name(f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
+
+
+def _move_into_place(aside: Path, path: Path) -> None:
+    """Rename a folder to ``path``, which may be there already; the old one is gone afterwards or is ``aside``."""
+    if not path.exists() or not any(path.iterdir()):
+        os.replace(aside, path)
+    elif not _exchange(aside, path):
+        # Two renames: a kill between them is mended by the next `sweep_unfinished`.
+        replaced = _aside(path, _REPLACED_PREFIX)
+        os.replace(path, replaced)
+        os.replace(aside, path)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step; false where the system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    return rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
+
+
+def sweep_unfinished(folder: str | Path, name: str | None = None) -> None:
+    """Remove what killed writers left in ``folder``, and put back what one was about to replace.
+
+    Args:
+        folder: Where they wrote.
+        name: Only writes to this name; None takes all.
+    """
+    pattern = re.compile(
+        rf"({re.escape(ASIDE_PREFIX)}|{re.escape(_REPLACED_PREFIX)})(\d+)-[0-9a-f]{{8}}-(.+)", re.DOTALL
+    )
+    with os.scandir(folder) as entries:
+        hidden = sorted(entry.name for entry in entries if entry.name.startswith("."))
+    for item in (Path(folder) / entry for entry in hidden):
+        found = pattern.fullmatch(item.name)
+        if found is None or name not in (None, found[3]) or _is_alive(int(found[2])):
+            continue
+        if found[1] == _REPLACED_PREFIX and not item.with_name(found[3]).exists():
+            os.replace(item, item.with_name(found[3]))
+        elif item.is_dir() and not item.is_symlink():
             shutil.rmtree(item, ignore_errors=True)
         else:
             item.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_yaml(path: str | Path, content: Any) -> None:
@@ -110,7 +163,11 @@ def read_yaml(path: str | Path, error: type[VgsslError], what: str) -> dict[str,
         error: The file is missing, unreadable, not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_YAML_LIMIT_BYTES)
+            if file.read(1):
+                raise ValueError(f"it is longer than {_YAML_LIMIT_BYTES} characters")
+        content = yaml.safe_load(text)
     except OSError as problem:
         raise error(f"Cannot read {path}, {what}: {problem.strerror or problem}.") from problem
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as problem:

@@ -70,35 +70,32 @@ def self_test(embedder: interface.Embedder, bundle: Bundle, minimum_cosine: floa
 
 def available_backends() -> dict[str, bool]:
     """Every engine's name, and whether its package is installed."""
-    package = importlib.import_module("vgssl_core.inference")
-    found = {}
-    for name in sorted(item.name for item in pkgutil.iter_modules(package.__path__)):
-        try:
-            if _is_engine(importlib.import_module(f"{package.__name__}.{name}")):
-                found[name] = True
-        except ImportError as problem:
-            # Only engines import packages that may be absent.
-            _log.debug("%s is not available: %s", name, problem)
-            found[name] = False
-    return found
+    root = importlib.import_module("vgssl_core.inference")
+    modules = {
+        item.name: importlib.import_module(f"{root.__name__}.{item.name}")
+        for item in pkgutil.iter_modules(root.__path__)
+    }
+    return {name: _is_installed(module) for name, module in sorted(modules.items()) if _is_engine(module)}
 
 
 def _is_engine(module: ModuleType) -> bool:
     return getattr(getattr(module, "Embedder", None), "__module__", "") == module.__name__ and module is not interface
 
 
+def _is_installed(module: ModuleType) -> bool:
+    return importlib.util.find_spec(module.Embedder.package) is not None
+
+
 def _engine(name: str) -> ModuleType:
-    module = None
-    if name.isidentifier() and importlib.util.find_spec(f"vgssl_core.inference.{name}") is not None:
-        try:
-            module = importlib.import_module(f"vgssl_core.inference.{name}")
-        except ImportError as problem:
-            raise ConfigError(
-                f"The backend {name} needs a package that is not installed ({problem}): "
-                f"pip install 'vgssl_ros[{name}]', or choose another of {_listing()}."
-            ) from problem
+    path = f"vgssl_core.inference.{name}"
+    module = importlib.import_module(path) if name.isidentifier() and importlib.util.find_spec(path) else None
     if module is None or not _is_engine(module):
         raise ConfigError(f"There is no backend {name!r}: choose auto or one of {_listing()}.")
+    if not _is_installed(module):
+        raise ConfigError(
+            f"The backend {name} needs the package {module.Embedder.package}, which is not installed: "
+            f"pip install 'vgssl_ros[{name}]', or choose one of {_listing()}."
+        )
     return module
 
 

@@ -18,9 +18,12 @@ class Embedder:
     """Embeds images with a bundle's fp32 network.
 
     Attributes:
+        package: What must be installed.
         name: Engine and version, for logs and reports.
         model_id, dimension, preprocessing: The bundle's.
     """
+
+    package = "onnxruntime"
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         """Open the network.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from vgssl_core.errors import BundleError
@@ -18,9 +17,12 @@ class Embedder:
     """Embeds images with a bundle's fp32 network.
 
     Attributes:
+        package: What must be installed.
         name: Engine and version, for logs and reports.
         model_id, dimension, preprocessing: The bundle's.
     """
+
+    package = "openvino"
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         """Compile the network.
@@ -32,6 +34,8 @@ class Embedder:
         Raises:
             BundleError: The file is no usable network, or its shapes are not the manifest's.
         """
+        import openvino
+
         path = bundle.model_path("fp32")
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         try:
