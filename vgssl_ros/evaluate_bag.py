@@ -1,0 +1,124 @@
+"""Recall@N and pose error of a bag against its own ground truth: ``python -m vgssl_ros.evaluate_bag --help``.
+
+Deterministic and without ROS: the bag is read as a file, and every frame goes through the same localizer that the node
+runs. What DDS adds is measured by `vgssl_ros.replay`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vgssl_core import command_line
+from vgssl_core.bags import GeotaggedFrames
+from vgssl_core.errors import ConfigError
+from vgssl_core.evaluation.bag_drive import drive_through, frame_pictures, frames_with_truth
+from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles, write_frames
+from vgssl_core.evaluation.metrics import Metrics
+from vgssl_core.evaluation.report import write_report
+from vgssl_core.geomap import GeoMap
+from vgssl_core.localization import LocalizerConfig, open_localizer
+
+_DEEPEST_RECALL = 10
+
+
+@dataclass(frozen=True)
+class EvaluateBagConfig:
+    """Recall@N and pose error of a bag against its own ground truth, without ROS.
+
+    Attributes:
+        bag: Bag with images and true positions: a folder, or an .mcap or .db3 file.
+        map: The map.
+        out: Folder for metrics.json, frames.csv and report.html.
+        bundle: Model bundle; without it the one that built the map.
+        image_topic: Image topic, where there are several.
+        position_topic: NavSatFix topic (for a local map Odometry) that tells the truth; without it
+            /ground_truth/fix (/ground_truth/odom) or the only one.
+        radius_m: A map image within this distance of the truth is right.
+        backend: Engine that runs the bundle.
+        threads: Threads of the engine; all cores where it is not given.
+        localizer: Settings of the localizer.
+    """
+
+    bag: Path
+    map: Path
+    out: Path
+    bundle: Path | None = None
+    image_topic: str | None = None
+    position_topic: str | None = None
+    radius_m: float = 25.0
+    backend: str = "auto"
+    threads: int | None = None
+    localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
+
+
+def evaluate_bag(config: EvaluateBagConfig) -> None:
+    """Localize every frame, write the files, print the recall line and the pose error."""
+    if config.localizer.k < _DEEPEST_RECALL:
+        raise ConfigError(f"--localizer.k is {config.localizer.k}: Recall@{_DEEPEST_RECALL} needs at least that many.")
+    if not config.radius_m > 0:
+        raise ConfigError(f"--radius_m is {config.radius_m}: it must be positive.")
+    localizer = open_localizer(config.map, config.bundle, config.localizer, config.backend, config.threads)
+    frames = frames_with_truth(str(config.bag), localizer.geomap, config.image_topic, config.position_topic)
+    drive = drive_through(localizer, frames)
+    metrics = _metrics(config, frames, drive)
+    metrics.write(config.out)
+    write_frames(config.out / "frames.csv", drive, config.radius_m)
+    _write_report(config, frames, localizer.geomap, drive, metrics)
+    print(metrics.line())
+    print(_error_line(metrics))
+
+
+def _metrics(config: EvaluateBagConfig, frames: GeotaggedFrames, drive: Drive) -> Metrics:
+    undecodable = len(frames) - len(drive.stamp_ns)
+    left_out = {"without a true position": frames.without_position, "that do not decode": undecodable}
+    protocol = (
+        f"single-frame retrieval of a bag: every frame of {frames.image_topic}, truth interpolated from "
+        f"{frames.position_topic}, positives within {config.radius_m:g} m in the map's plane"
+        + "".join(f", {count} frames {what} left out" for what, count in left_out.items() if count)
+    )
+    details = {
+        "bag": str(config.bag),
+        "map": str(config.map),
+        "image_topic": frames.image_topic,
+        "position_topic": frames.position_topic,
+        "frames_total": frames.frames_total,
+        "frames_without_position": frames.without_position,
+        "frames_undecodable": undecodable,
+        "positions_dropped": frames.positions_dropped,
+    }
+    return drive_metrics(drive, config.radius_m, protocol, details)
+
+
+def _error_line(metrics: Metrics) -> str:
+    pose = metrics.details["pose_error"]
+    heading = pose["heading"]
+    heading_text = f"median {heading['median_deg']:.1f} deg" if heading["count"] else "unknown"
+    return (
+        f"position error median {pose['median_m']:.1f} m, p90 {pose['p90_m']:.1f} m; heading error {heading_text}; "
+        f"{metrics.queries} of {metrics.queries_total} frames covered by {metrics.database} map images"
+    )
+
+
+def _write_report(
+    config: EvaluateBagConfig, frames: GeotaggedFrames, geomap: GeoMap, drive: Drive, metrics: Metrics
+) -> None:
+    pictures = frame_pictures(drive, frames, geomap, config.radius_m)
+    write_report(
+        config.out / "report.html",
+        f"Drive {config.bag.resolve().name} on map {geomap.path.resolve().name}",
+        f"{metrics.protocol}.",
+        drive_tiles(metrics),
+        drive_sections(drive, config.radius_m, pictures, "image to hypotheses [ms]"),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this program."""
+    return command_line.run(evaluate_bag, EvaluateBagConfig, arguments, "vgssl evaluate-bag")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
