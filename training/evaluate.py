@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from vgssl_core import command_line, places
 from vgssl_core.errors import ConfigError
 from vgssl_core.evaluation import figures
@@ -16,7 +18,9 @@ from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.report import Retrieval, Section, Tile, write_report
 from vgssl_core.evaluation.retrieval import RetrievalResult, retrieve
 from vgssl_core.imaging import read_image
-from vgssl_core.inference import Embedder, open_embedder
+from vgssl_core.inference import Embedder, load_bundle, open_embedder
+
+_BATCH_NORM_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,10 @@ class EvaluateConfig:
     Attributes:
         data: Place set with database and queries.
         out: Folder for metrics.json and report.html.
-        bundle: Model bundle; with --baseline untrained it names the architecture.
-        baseline: Evaluate this instead of the bundle's network: hog (hand-made) or untrained (random weights,
-            batch-norm statistics estimated on training images).
+        bundle: Model bundle.
+        baseline: Evaluate this instead of the bundle's network: hog (hand-made), or untrained (the bundle's
+            architecture with random weights, batch-norm statistics estimated on images of the set's train split, or
+            of the whole set where it has no splits).
         split: Which split of the set, where it has splits.
         backend: Engine that runs the bundle.
         radius_m: A database image within this distance of a query is right.
@@ -60,13 +65,27 @@ def _embedder(config: EvaluateConfig) -> Embedder:
     if config.baseline == "hog":
         return HogEmbedder()
     if config.baseline == "untrained":
-        # Only this baseline needs torch: bundles are evaluated without it.
-        from vgssl_core.models.untrained import untrained_embedder
-
-        return untrained_embedder(config.bundle, config.data, config.split, config.seed)
+        return _untrained(config)
     if config.bundle is None:
         raise ConfigError("Nothing to evaluate: give --bundle BUNDLE, or --baseline hog, or --baseline untrained.")
     return open_embedder(config.bundle, config.backend)
+
+
+def _untrained(config: EvaluateConfig) -> Embedder:
+    """A network of the bundle's architecture with random weights and batch norm fitted to training images."""
+    # Only this baseline needs torch: bundles are evaluated without it.
+    from vgssl_core.models import NetworkConfig, TorchEmbedder, untrained_network
+
+    if config.bundle is None:
+        raise ConfigError("--baseline untrained needs --bundle BUNDLE: it takes the architecture from there.")
+    bundle = load_bundle(config.bundle)
+    learned = places.read_place_set(config.data, "train")
+    paths = [*learned.database.paths, *learned.queries.paths]
+    chosen = np.random.default_rng(config.seed).permutation(len(paths))[:_BATCH_NORM_IMAGES]
+    images = [read_image(paths[i]) for i in chosen]
+    architecture = NetworkConfig.from_architecture(bundle.architecture)
+    network = untrained_network(architecture, images, bundle.preprocessing, config.seed)
+    return TorchEmbedder(network, bundle.preprocessing)
 
 
 def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
