@@ -14,6 +14,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Quaternion
+from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus, PointCloud2, PointField
 from sensor_msgs.msg import Image as RosImage
 from std_msgs.msg import Header
@@ -113,6 +114,21 @@ def hypotheses_cloud(poses: Sequence[BasePose], header: Header, georeferenced: b
         data=data,
         is_dense=True,
     )
+
+
+def read_cloud(message: PointCloud2) -> NDArray[np.void]:
+    """(N,) structured array of a cloud's points, by the names of its fields; the bytes are not copied."""
+    kinds = {PointField.FLOAT32: "f4", PointField.FLOAT64: "f8"}
+    byte_order = ">" if message.is_bigendian else "<"
+    layout = np.dtype(
+        {
+            "names": [field.name for field in message.fields],
+            "formats": [byte_order + kinds[field.datatype] for field in message.fields],
+            "offsets": [field.offset for field in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
+    return np.frombuffer(message.data, layout, count=message.width * message.height)
 
 
 def diagnostics(

@@ -89,6 +89,11 @@ class BagReader:
         """Topics of the given types, sorted."""
         return sorted(topic for topic, kind in self.topics.items() if kind in types)
 
+    @property
+    def image_topics(self) -> list[str]:
+        """Image and CompressedImage topics, sorted."""
+        return self.topics_of(*IMAGE_TYPES)
+
     def image_topic(self, topic: str | None = None) -> str:
         """The given image topic after a check, or the only one of the bag.
 

@@ -1,0 +1,218 @@
+"""Publish a bag over ROS 2 with ``/clock`` and record a localizer's answers: ``python -m vgssl_ros.replay --help``."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+
+from vgssl_core import command_line
+from vgssl_core.bags import BagReader, RawMessage
+from vgssl_core.errors import ConfigError, DataError
+from vgssl_ros.answers import AnswerRecorder
+from vgssl_ros.messages import to_stamp
+
+_log = logging.getLogger(__name__)
+#: Published once and kept for those who come later.
+_LATCHED = ("/tf_static", "/robot_description")
+_DEPTH = 100
+#: ``/clock`` ticks at least this often, so that simulated time runs between messages.
+_TICK_S = 0.02
+_POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Publish a bag over ROS 2 with /clock; stamps stay as they were recorded.
+
+    Attributes:
+        bag: Bag folder, or an .mcap or .db3 file.
+        rate: Speed; 2 is twice as fast as recorded.
+        topics: Topics to publish; all when not given.
+        image_topic: The topic whose subscribers are waited for, where there are several image topics.
+        start_s: Skip this much of the bag's time.
+        duration_s: Publish this much of the bag's time; all when not given.
+        wait_s: Longest wait for a subscriber of the images before the start, seconds.
+        record: Folder for what the localizer answers: answers.csv and summary.json.
+        localizer: Full name of the localizer to record.
+        settle_s: Longest wait for the answer to the last image, seconds.
+    """
+
+    bag: Path
+    rate: float = 1.0
+    topics: list[str] | None = None
+    image_topic: str | None = None
+    start_s: float = 0.0
+    duration_s: float | None = None
+    wait_s: float = 10.0
+    record: Path | None = None
+    localizer: str = "/localizer"
+    settle_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not self.rate > 0:
+            raise ConfigError(f"--rate is {self.rate}: it must be positive.")
+        if not (self.start_s >= 0 and self.wait_s >= 0 and self.settle_s >= 0):
+            raise ConfigError("--start_s, --wait_s and --settle_s must be at least 0.")
+        if self.duration_s is not None and not self.duration_s > 0:
+            raise ConfigError(f"--duration_s is {self.duration_s}: it must be positive.")
+
+
+class Player:
+    """Publishes a bag's messages at the pace of their recording.
+
+    Args:
+        node: The node to publish with.
+        spin: Lets ROS work for at most so many seconds; returns earlier when something happened.
+        rate: Speed.
+    """
+
+    def __init__(self, node: Node, spin: Callable[[float], None], rate: float) -> None:
+        self._node, self._spin, self._rate = node, spin, rate
+        self._clock = node.create_publisher(Clock, "/clock", QoSProfile(depth=1))
+        self._publishers: dict[str, Publisher] = {}
+
+    def advertise(self, topics: dict[str, str]) -> None:
+        """Create the publishers; types whose package is not installed are named and left out."""
+        for topic, message_type in sorted(topics.items()):
+            kind = _message_class(message_type)
+            if kind is None:
+                _log.warning("%s is left out: the package of %s is not installed.", topic, message_type)
+                continue
+            durability = DurabilityPolicy.TRANSIENT_LOCAL if topic in _LATCHED else DurabilityPolicy.VOLATILE
+            qos = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.RELIABLE, durability=durability)
+            self._publishers[topic] = self._node.create_publisher(kind, topic, qos)
+
+    def has_subscriber(self, topic: str) -> bool:
+        """Whether someone has matched."""
+        return self._publishers[topic].get_subscription_count() > 0
+
+    def play(self, messages: Iterator[RawMessage], before_publish: Callable[[RawMessage], None]) -> None:
+        """Publish all messages, each when its time has come; delays do not add up."""
+        begin_s, begin_ns = time.monotonic(), None
+        for message in messages:
+            if begin_ns is None:
+                begin_ns = message.log_ns
+            due_s = begin_s + (message.log_ns - begin_ns) / 1e9 / self._rate
+            while (rest_s := due_s - time.monotonic()) > 0:
+                self._spin(min(rest_s, _TICK_S))
+                passed_ns = int((time.monotonic() - begin_s) * 1e9 * self._rate)
+                self._tick(min(begin_ns + passed_ns, message.log_ns))
+            self._tick(message.log_ns)
+            if message.topic in self._publishers:
+                before_publish(message)
+                self._publishers[message.topic].publish(message.cdr)
+            self._spin(0.0)
+
+    def _tick(self, now_ns: int) -> None:
+        self._clock.publish(Clock(clock=to_stamp(now_ns)))
+
+
+def replay(config: ReplayConfig) -> None:
+    """Publish the bag; with ``record`` write the answers and print their summary."""
+    with BagReader(config.bag) as bag:
+        image_topic = _image_topic(bag, config)
+        topics = {name: kind for name, kind in bag.topics.items() if not config.topics or name in config.topics}
+        if missing := sorted(set(config.topics or ()) - set(topics)):
+            raise DataError(f"{config.bag} has no topic {', '.join(missing)}; it has {', '.join(sorted(bag.topics))}.")
+        rclpy.init(args=[])
+        try:
+            _replay(config, bag, topics, image_topic)
+        except ExternalShutdownException:
+            raise KeyboardInterrupt from None
+        finally:
+            rclpy.try_shutdown()
+
+
+def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_topic: str | None) -> None:
+    node = rclpy.create_node("replay")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    player = Player(node, lambda seconds: executor.spin_once(timeout_sec=seconds), config.rate)
+    player.advertise(topics)
+    recorder = None if config.record is None else AnswerRecorder(node, config.localizer)
+    if image_topic is not None:
+
+        def is_ready() -> bool:
+            return player.has_subscriber(image_topic) and (recorder is None or recorder.sees_publisher)
+
+        if not _wait(executor, is_ready, config.wait_s):
+            silence = f"Nothing subscribes to {image_topic} within {config.wait_s:g} s"
+            remedy = "start the localizer first, check its image topic, transport and name, and ROS_DOMAIN_ID"
+            if recorder is not None:
+                raise DataError(f"{silence}: {remedy}.")
+            _log.warning("%s: playing all the same.", silence)
+
+    def before_publish(message: RawMessage) -> None:
+        if recorder is not None and message.topic == image_topic:
+            recorder.sent(message.stamp_ns)
+
+    player.play(_window(bag.messages(list(topics)), config), before_publish)
+    if recorder is not None and config.record is not None:
+        _wait(executor, lambda: recorder.is_complete, config.settle_s)
+        recorder.write(config.record)
+        print(recorder.summary().line())
+    node.destroy_node()
+
+
+def _image_topic(bag: BagReader, config: ReplayConfig) -> str | None:
+    """The topic whose subscribers are waited for; None where a bag without images is only played."""
+    chosen = [topic for topic in bag.image_topics if not config.topics or topic in config.topics]
+    if config.image_topic is not None or config.record is not None or len(chosen) > 1:
+        return bag.image_topic(config.image_topic or (chosen[0] if len(chosen) == 1 else None))
+    return chosen[0] if chosen else None
+
+
+def _window(messages: Iterator[RawMessage], config: ReplayConfig) -> Iterator[RawMessage]:
+    """The messages between ``start_s`` and ``start_s + duration_s`` of the bag's time."""
+    first = next(messages, None)
+    if first is None:
+        return
+    begin_ns = first.log_ns + int(config.start_s * 1e9)
+    for message in itertools.chain([first], messages):
+        if config.duration_s is not None and message.log_ns > begin_ns + int(config.duration_s * 1e9):
+            return
+        if message.log_ns >= begin_ns:
+            yield message
+
+
+def _wait(executor: SingleThreadedExecutor, condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Let ROS work until a condition holds, at most so long; whether it holds."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= end_s:
+            return False
+        executor.spin_once(timeout_sec=_POLL_S)
+    return True
+
+
+def _message_class(message_type: str) -> Any:
+    """Class of ``package/msg/Name``; None where the package is not installed."""
+    package, name = message_type.split("/")[0], message_type.split("/")[-1]
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name, None)
+    except ImportError:
+        return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this program."""
+    return command_line.run(replay, ReplayConfig, arguments, "vgssl replay")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
