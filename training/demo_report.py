@@ -111,6 +111,7 @@ def _with_answers(offline: Drive, path: Path) -> tuple[int, int, Drive]:
     latency = np.full_like(offline.latency_ms, np.nan)
     estimate[answered] = [[float(row[name]) for name in ("x_m", "y_m", "z_m")] for row in rows]
     yaw[answered] = [float(row["yaw_rad"]) for row in rows]
+    yaw[np.isnan(offline.estimate_yaw_rad)] = np.nan  # a message has no unknown heading: it says 0
     latency[answered] = [float(row["latency_ms"]) for row in rows]
     apart = np.linalg.norm((estimate - offline.estimate_m)[answered, :2], axis=1)
     drive = dataclasses.replace(offline, estimate_m=estimate, estimate_yaw_rad=yaw, latency_ms=latency)
