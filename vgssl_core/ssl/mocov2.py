@@ -85,34 +85,37 @@ class Method(SslMethod):
         self.key_network = copy.deepcopy(network).requires_grad_(False)
         size = queue_length(config, scale)
         rows = functional.normalize(torch.randn(size, network.config.descriptor_dim), dim=1)
+        self._waiting: Tensor | None = None
         self.register_buffer("queue", rows)
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
 
     def forward(self, batch: PairBatch) -> LossTerms:
-        """The loss of one batch; the keys enter the queue after the logits."""
-        queue = self.queue.clone()
+        """The loss of one batch; its keys wait to enter the queue until the step is done."""
         keys = self._keys(batch.y)
         queries = self.network(batch.x)
-        terms = {"info_nce": self._loss(queries, keys, queue)}
+        terms = {"info_nce": self._loss(queries, keys)}
         if self.config.symmetric:
             reverse_keys = self._keys(batch.x)
-            reverse = self._loss(self.network(batch.y), reverse_keys, queue)
+            reverse = self._loss(self.network(batch.y), reverse_keys)
             terms = {"info_nce": terms["info_nce"] / 2, "info_nce_reverse": reverse / 2}
             # Both directions were computed against the old queue: no query meets its own positive there.
             keys = torch.cat([keys, reverse_keys])
-        self._enqueue(keys)
+        self._waiting = keys
         return LossTerms(terms, queries.detach())
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the key encoder; it keeps its own batch-norm statistics."""
+        """Move the key encoder, which keeps its own batch-norm statistics, and let the batch's keys enter the queue."""
         m = self.config.momentum
         pairs = zip(self.key_network.parameters(), self.network.parameters(), strict=True)
         for own, trained in pairs:
             own.mul_(m).add_(trained, alpha=1 - m)
+        if self._waiting is not None:
+            self._enqueue(self._waiting)
+            self._waiting = None
 
-    def _loss(self, queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
-        return moco_loss(queries, keys, queue, self.config.temperature, self.config.batch_negatives)
+    def _loss(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return moco_loss(queries, keys, self.queue, self.config.temperature, self.config.batch_negatives)
 
     @torch.no_grad()
     def _keys(self, images: Tensor) -> Tensor:
@@ -123,7 +126,6 @@ class Method(SslMethod):
         keys = torch.cat([self.key_network(images[part]) for part in order.chunk(groups)])
         return keys[order.argsort()]
 
-    @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
         size = len(self.queue)
         rows = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % size
