@@ -128,5 +128,5 @@ def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
         if header != (shape, False, dtype) or size != offset + int(np.prod(shape)) * dtype.itemsize:
             raise ValueError(f"it holds {header[2]} {header[0]} in {size} bytes instead of {expected}")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as problem:
+    except Exception as problem:  # On a damaged header numpy's parser raises what it happens upon.
         raise MapError(f"{path} is damaged: {problem}. {_REMEDY}") from problem

@@ -116,6 +116,7 @@ def pose_of(
     offsets = positions_m[:, :2] - position[:2]
     covariance = np.zeros((4, 4))
     spread = (offsets * share[:, None]).T @ offsets
+    spread = 0.5 * (spread + spread.T)  # Rounding leaves it not quite symmetric.
     imagined = (0.5 * config.cluster_radius_m) ** 2
     floor = config.position_floor_m**2 + spacing_m**2
     covariance[:2, :2] = (effective * spread + imagined * np.eye(2)) / (effective + 1.0) + floor * np.eye(2)
