@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _render(program: TownProgram) -> None:
     out = render_town(program.out, program.seed, program.town)
-    print(f"Town {program.seed} is in {out}: images for training and evaluation, a drive in {out / 'drive'}.")
+    drive = f", a drive in {out / 'drive'}" if program.town.drive_s > 0 else ""
+    print(f"Town {program.seed} is in {out}: places to train, validate and test on in {out / 'images'}{drive}.")
 
 
 if __name__ == "__main__":

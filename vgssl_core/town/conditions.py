@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -51,11 +52,11 @@ class Condition:
 
     def lit(self, picture: NDArray[np.uint8], glow: Image | None = None) -> NDArray[np.uint8]:
         """A surface's picture under this light; an alpha channel stays."""
-        color = picture[..., :3].astype(np.float32) * np.array(self.ambient, np.float32)
+        table = np.clip(np.arange(256)[:, None] * np.array(self.ambient) + 0.5, 0, 255).astype(np.uint8)
+        result = cv2.LUT(np.ascontiguousarray(picture[..., :3]), table.reshape(256, 1, 3))
         if glow is not None and self.glow > 0:
-            shining = glow.max(axis=2, keepdims=True) > 0
-            color = np.where(shining, color * (1 - self.glow) + glow * self.glow, color)
-        result = np.clip(color, 0, 255).astype(np.uint8)
+            shining = cv2.compare(cv2.cvtColor(glow, cv2.COLOR_RGB2GRAY), 0, cv2.CMP_GT)
+            cv2.copyTo(cv2.addWeighted(result, 1 - self.glow, glow, self.glow, 0), shining, result)
         return result if picture.shape[2] == 3 else np.dstack([result, picture[..., 3]])
 
 
@@ -131,21 +132,33 @@ def develop(
         _reflect(image, inverse_depth, condition.wet, camera, pose)
     clear = np.exp(-1 / (condition.haze_m * rng.uniform(0.8, 1.3)) / inverse_depth)[..., None]
     sky = (inverse_depth < SKY)[..., None]
-    image = np.where(sky, image, image * clear + np.array(condition.haze, np.float32) * (1 - clear))
+    haze = np.array(condition.haze, np.float32)
+    image = np.where(sky, image, haze + (image - haze) * clear)
     _fall(image, condition, rng)
     amount = 1.0 if is_query else 0.35
-    gray = image.mean(axis=2, keepdims=True)
-    image = gray + (image - gray) * condition.saturation * np.exp(rng.normal(0, 0.12 * amount))
-    mean = image.mean()
-    image = mean + (image - mean) * condition.contrast * np.exp(rng.normal(0, 0.12 * amount))
-    balance = np.exp(rng.normal(0, 0.05 * amount, 3) + rng.normal(0, 0.16 * amount)).astype(np.float32)
-    image = (image * balance).astype(np.float32)
+    color, contrast = np.exp(rng.normal(0, 0.12 * amount, 2)) * (condition.saturation, condition.contrast)
+    balance = np.exp(rng.normal(0, 0.05 * amount, 3) + rng.normal(0, 0.16 * amount))
+    # Saturation, contrast and white balance are one linear map of RGB.
+    gray = np.full((3, 3), 1 / 3)
+    mix = balance[:, None] * (contrast * (gray + color * (np.eye(3) - gray)))
+    offset = balance * (1 - contrast) * image.mean()
+    image = cv2.transform(image, np.column_stack([mix, offset]).astype(np.float32))
     if is_query and rng.random() < 0.35:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0))
-    grain = condition.noise * rng.uniform(0.6, 1.4)
-    image += rng.standard_normal((camera.height, camera.width, 1), np.float32) * grain
-    image += rng.standard_normal(image.shape, np.float32) * (grain * 0.5)
+    noise = _noise()
+    y, x = (int(rng.integers(0, noise.shape[axis])) for axis in range(2))
+    rows, columns = (np.arange(size) + start for size, start in ((camera.height, y), (camera.width, x)))
+    grain = noise.take(rows, axis=0, mode="wrap").take(columns, axis=1, mode="wrap")
+    image = image + grain * np.float32(condition.noise * rng.uniform(0.6, 1.4))
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=1)
+def _noise() -> NDArray[np.float32]:
+    """A sheet of sensor noise of standard deviation 1, mostly equal in the three channels: images take parts of it."""
+    rng = np.random.default_rng(1)
+    sheet = rng.standard_normal((521, 613, 1), np.float32) + rng.standard_normal((521, 613, 3), np.float32) * 0.5
+    return sheet.astype(np.float32)
 
 
 def _reflect(image: NDArray[np.float32], inverse_depth: NDArray, wet: float, camera: Camera, pose: Pose) -> None:

@@ -142,6 +142,7 @@ def _path(streets: list[Street], route: list[int]) -> tuple[Floats, NDArray[np.i
     """Corner points of the lanes, joined by curves at crossings: (M, 2) points and the street of each."""
     points: list[Floats] = []
     owners: list[int] = []
+    gap_start = streets[route[0]].start_m
     for index, number in enumerate(route):
         street = streets[number]
         middle = lane(street)[0]
@@ -149,11 +150,11 @@ def _path(streets: list[Street], route: list[int]) -> tuple[Floats, NDArray[np.i
         if index:
             corner = _corner(points[-2], points[-1], begin, end)
             for share in np.linspace(0, 1, 24)[1:-1]:
-                points.append((1 - share) ** 2 * points_before + 2 * share * (1 - share) * corner + share**2 * begin)
+                points.append((1 - share) ** 2 * gap_start + 2 * share * (1 - share) * corner + share**2 * begin)
                 owners.append(route[index - 1] if share < 0.5 else number)
         points += [begin, end]
         owners += [number, number]
-        points_before = end
+        gap_start = end
     return np.array(points), np.array(owners)
 
 

@@ -21,7 +21,26 @@ _WALLS = {
     "glass": [(86, 98, 110), (112, 112, 108), (66, 74, 84)],
 }
 _ROOFS = [(150, 76, 58), (120, 62, 52), (78, 80, 88), (96, 88, 82), (70, 72, 74)]
-_SYLLABLES = "ba ko mi ra to ne su la vi do pe ka ri mo te sa lu no fa ge".split()
+_SYLLABLES = (
+    "ba",
+    "ko",
+    "mi",
+    "ra",
+    "to",
+    "ne",
+    "su",
+    "la",
+    "vi",
+    "do",
+    "pe",
+    "ka",
+    "ri",
+    "mo",
+    "te",
+    "sa",
+    "lu",
+    "no",
+)
 _SIGNS = [(168, 32, 40), (24, 84, 152), (28, 120, 72), (226, 178, 40), (48, 48, 52), (206, 98, 32), (236, 232, 224)]
 
 
@@ -292,7 +311,7 @@ def _ground_floor(
     _storey(picture, glow, design, top, bottom - 6, rng)
     center, half = round((design.door_bay + 0.5) * bay), round(min(0.38 * bay, 14))
     door = [(88, 52, 40), (38, 62, 88), (42, 74, 58), (132, 40, 40), (60, 60, 64)][design.seed % 5]
-    cv2.rectangle(picture, (center - half - 12, top + 10), (center + half + 12, bottom), _tone((150, 145, 138), 1), -1)
+    cv2.rectangle(picture, (center - half - 12, top + 10), (center + half + 12, bottom), (150, 145, 138), -1)
     cv2.rectangle(picture, (center - half - 4, top + 12), (center + half + 4, bottom), design.frame_color, -1)
     cv2.rectangle(picture, (center - half, top + 24), (center + half, bottom), door, -1)
     cv2.rectangle(picture, (center - half, top + 15), (center + half, top + 22), (84, 98, 112), -1)

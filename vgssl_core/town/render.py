@@ -8,6 +8,7 @@ function of the pixel, which serves the depth buffer without any division.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,11 @@ class Texture:
                 cv2.resize(levels[-1], (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
             )
         return cls(tuple(levels), pixels_per_m)
+
+    def level(self, footprint_m: float) -> NDArray[np.uint8]:
+        """The mip level whose texels are about as large as a pixel that covers ``footprint_m``."""
+        ratio = self.pixels_per_m * footprint_m
+        return self.levels[min(max(math.floor(math.log2(ratio) + 0.4), 0), len(self.levels) - 1)]
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,31 @@ def draw(canvas: Canvas, camera: Camera, pose: Pose, quads: Quads) -> None:
     origin = (quads.origin_m - center) @ rotation.T
     right, down = quads.right_m @ rotation.T, quads.down_m @ rotation.T
     facing = np.einsum("ni,ni->n", np.cross(down, right), origin) < -1e-6
+    ahead = np.maximum.reduce([origin, origin + right, origin + down, origin + right + down])[:, 2] > NEAR_M
+    chosen = np.flatnonzero(facing & ahead)
+    origin, right, down = origin[chosen], right[chosen], down[chosen]
     corners = np.stack([origin, origin + right, origin + right + down, origin + down], axis=1)
-    low, high, depth, inside = _bounds(corners, camera)
+    pixels, low, high, nearest = _bounds(corners, camera)
     size = high - low
-    chosen = np.flatnonzero(facing & inside & (size.min(axis=1) > 0.4) & (size.max(axis=1) > 1.5))
-    homography = camera.matrix @ np.stack([right[chosen], down[chosen], origin[chosen]], axis=-1)
-    inverse = np.linalg.inv(homography)
-    order = np.argsort(depth[chosen], kind="stable")
-    middle = corners[:, :, 2].mean(axis=1)
-    for k in order:
-        index = chosen[k]
-        level = _level(quads.textures[index], camera.focal_px, depth[index], middle[index])
-        _draw_one(canvas, inverse[k], corners[index], camera, 1 / depth[index], level, quads.shade[index])
+    large = np.flatnonzero((size.min(axis=1) > 0.6) & (size.max(axis=1) > 2.0))
+    order = large[np.argsort(nearest[large], kind="stable")]
+    inverses = np.linalg.inv(camera.matrix @ np.stack([right[order], down[order], origin[order]], axis=-1))
+    middle = np.maximum(corners[order, :, 2].mean(axis=1), nearest[order])
+    footprint_m = (nearest[order] + middle) / 2 / camera.focal_px
+    boxes = np.concatenate([np.floor(low), np.ceil(high)], axis=1)[order].astype(int).tolist()
+    clipped = (corners[..., 2].min(axis=1) <= NEAR_M)[order]
+    depth = canvas.inverse_depth
+    for k, index in enumerate(order):
+        left, top, end, bottom = boxes[k]
+        if depth[top:bottom, left:end].min() >= 1 / nearest[index]:
+            continue
+        polygon = _clipped_polygon(corners[index], camera) if clipped[k] else pixels[index]
+        fixed = np.clip((polygon - (left, top)) * 16 + 0.5, -(2**24), 2**24).astype(np.int32)
+        mask = np.zeros((bottom - top, end - left), np.uint8)
+        cv2.fillConvexPoly(mask, fixed, 255, shift=4)
+        number = chosen[index]
+        picture = quads.textures[number].level(footprint_m[k])
+        _warp_into(canvas, inverses[k], (left, end, top, bottom), picture, mask, quads.shade[number])
 
 
 def draw_ground(canvas: Canvas, camera: Camera, pose: Pose, origin_m: Floats, size_m: float, ground: Texture) -> None:
@@ -138,8 +157,13 @@ def draw_ground(canvas: Canvas, camera: Camera, pose: Pose, origin_m: Floats, si
         bottom = min(bottom, top)
 
 
-def _bounds(corners: Floats, camera: Camera) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
-    """Image boxes of quads clipped at the near plane: low (N, 2), high (N, 2), nearest depth (N,), visible (N,)."""
+def _bounds(corners: Floats, camera: Camera) -> tuple[Floats, Floats, Floats, Floats]:
+    """Where quads lie in the image.
+
+    Returns:
+        Pixels of the corners (N, 4, 2), which mean nothing behind the camera; low (N, 2) and high (N, 2) corners of
+        the boxes of what lies beyond the near plane, cut to the image; nearest depths (N,).
+    """
     following = np.roll(corners, -1, axis=1)
     z, z_following = corners[..., 2], following[..., 2]
     gap = np.where(z_following == z, 1.0, z_following - z)
@@ -147,55 +171,23 @@ def _bounds(corners: Floats, camera: Camera) -> tuple[Floats, Floats, Floats, ND
     points = np.concatenate([corners, cut], axis=1)
     valid = np.concatenate([z > NEAR_M, (z > NEAR_M) != (z_following > NEAR_M)], axis=1)
     depth = np.where(valid, np.maximum(points[..., 2], NEAR_M), np.inf)
-    safe = np.where(valid, depth, 1.0)
-    pixels = points[..., :2] / safe[..., None] * camera.focal_px + (camera.center_x, camera.center_y)
+    pixels = points[..., :2] / np.where(valid, depth, 1.0)[..., None] * camera.focal_px
+    pixels += (camera.center_x, camera.center_y)
     limit = (camera.width, camera.height)
     low = np.clip(np.where(valid[..., None], pixels, np.inf).min(axis=1), 0, limit)
     high = np.clip(np.where(valid[..., None], pixels, -np.inf).max(axis=1) + 1, 0, limit)
-    return low, high, depth.min(axis=1), valid.any(axis=1)
+    return pixels[:, :4], low, high, depth.min(axis=1)
 
 
-def _level(texture: Texture, focal_px: float, nearest: float, middle: float) -> NDArray[np.uint8]:
-    """The mip level whose texels are about as large as the pixels."""
-    ratio = texture.pixels_per_m * (nearest + max(middle, nearest)) / 2 / focal_px
-    level = int(np.clip(np.floor(np.log2(max(ratio, 1e-3)) + 0.4), 0, len(texture.levels) - 1))
-    return texture.levels[level]
-
-
-def _draw_one(
-    canvas: Canvas,
-    inverse: Floats,
-    corners: Floats,
-    camera: Camera,
-    nearest: float,
-    picture: NDArray[np.uint8],
-    shade: float,
-) -> None:
-    polygon = _polygon(corners, camera)
-    x_low, y_low = np.maximum(np.floor(polygon.min(axis=0)).astype(int), 0)
-    x_high, y_high = np.ceil(polygon.max(axis=0)).astype(int) + 1
-    x_high, y_high = min(x_high, camera.width), min(y_high, camera.height)
-    if x_high <= x_low or y_high <= y_low:
-        return
-    if canvas.inverse_depth[y_low:y_high, x_low:x_high].min() >= nearest:
-        return
-    mask = np.zeros((y_high - y_low, x_high - x_low), np.uint8)
-    fixed = np.clip((polygon - (x_low, y_low)) * 16, -(2**24), 2**24)
-    cv2.fillConvexPoly(mask, np.round(fixed).astype(np.int32), 255, shift=4)
-    _warp_into(canvas, inverse, (x_low, x_high, y_low, y_high), picture, mask, shade)
-
-
-def _polygon(corners: Floats, camera: Camera) -> Floats:
-    """Pixels of a quad clipped at the near plane, (3 to 5, 2)."""
-    points = corners
-    if corners[:, 2].min() <= NEAR_M:
-        kept = []
-        for here, there in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            if here[2] > NEAR_M:
-                kept.append(here)
-            if (here[2] > NEAR_M) != (there[2] > NEAR_M):
-                kept.append(here + (NEAR_M - here[2]) / (there[2] - here[2]) * (there - here))
-        points = np.array(kept)
+def _clipped_polygon(corners: Floats, camera: Camera) -> Floats:
+    """Pixels (3 to 5, 2) of a quad that crosses the near plane."""
+    kept = []
+    for here, there in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if here[2] > NEAR_M:
+            kept.append(here)
+        if (here[2] > NEAR_M) != (there[2] > NEAR_M):
+            kept.append(here + (NEAR_M - here[2]) / (there[2] - here[2]) * (there - here))
+    points = np.array(kept)
     return points[:, :2] / points[:, 2:] * camera.focal_px + (camera.center_x, camera.center_y)
 
 

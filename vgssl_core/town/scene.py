@@ -136,6 +136,7 @@ class Scene:
         pieces += [self._screen(thing) for thing in near if thing.along is not None]
         self._quads = self._pack(pieces)
         self._standing = [thing for thing in near if thing.along is None]
+        self._standing_m = np.array([thing.at_m for thing in self._standing]).reshape(-1, 2)
         self._parked = list(parked)
         self._origin_m, self._size_m = ground_square(street)
         view = dress_top_view(top_view, self.condition.snow, self.condition.wet)
@@ -162,10 +163,12 @@ class Scene:
         for vehicle in [*self._parked, *vehicles]:
             if np.linalg.norm(vehicle.at_m - pose.position_m[:2]) < DETAIL_M:
                 pieces += self._vehicle(vehicle)
-        forward = np.array([math.cos(pose.yaw_rad), math.sin(pose.yaw_rad)])
-        for thing in [*self._standing, *people]:
-            if -1 < (thing.at_m - pose.position_m[:2]) @ forward < SIGHT_M:
-                pieces.append(self._facing(thing, pose))
+        offset = self._standing_m - pose.position_m[:2]
+        ahead = offset @ (math.cos(pose.yaw_rad), math.sin(pose.yaw_rad))
+        aside = np.abs(offset @ (-math.sin(pose.yaw_rad), math.cos(pose.yaw_rad)))
+        seen = (ahead > -1) & (ahead < SIGHT_M) & (aside < ahead * camera.width / camera.focal_px + 8)
+        pieces += [self._facing(self._standing[k], pose) for k in np.flatnonzero(seen)]
+        pieces += [self._facing(person, pose) for person in people]
         canvas = Canvas.blank(camera)
         draw_ground(canvas, camera, pose, self._origin_m, self._size_m, self._ground)
         draw(canvas, camera, pose, self._quads + self._pack(pieces))
