@@ -24,37 +24,50 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
-def _utm_crs(zone: int, south: bool) -> str:
+def _utm_crs(zone: int, letter: str) -> str:
     if not 1 <= zone <= 60:
         raise DataError(f"UTM zone {zone} does not exist: zones are 1 to 60.")
-    return f"EPSG:{(32700 if south else 32600) + zone}"
+    if len(letter) != 1 or letter.upper() not in _UTM_LETTERS:
+        raise DataError(f"UTM band letter {letter!r} does not exist: letters are {_UTM_LETTERS}.")
+    return f"EPSG:{(32700 if is_south(letter) else 32600) + zone}"
+
+
+def is_south(letter: str) -> bool:
+    """Whether a UTM band letter lies on the southern half, where north is counted from 10,000 km below the equator."""
+    return letter.upper() < "N"
 
 
 def utm_to_wgs84(east_m: ArrayLike, north_m: ArrayLike, zone: int, letter: str) -> tuple[Floats, Floats]:
-    """Latitude and longitude of UTM coordinates (letters C to M lie south, N to X north)."""
-    if letter.upper() not in _UTM_LETTERS or len(letter) != 1:
-        raise DataError(f"UTM band letter {letter!r} does not exist: letters are {_UTM_LETTERS}.")
-    crs = _utm_crs(zone, south=letter.upper() < "N")
-    longitude, latitude = _transformer(crs, "EPSG:4326").transform(
+    """Latitude and longitude of UTM coordinates; infinite for coordinates that lie nowhere.
+
+    Raises:
+        DataError: The zone or the band letter does not exist.
+    """
+    longitude, latitude = _transformer(_utm_crs(zone, letter), "EPSG:4326").transform(
         np.asarray(east_m, float), np.asarray(north_m, float)
     )
     return latitude, longitude
 
 
 def wgs84_to_utm(latitude_deg: ArrayLike, longitude_deg: ArrayLike, zone: int, letter: str) -> tuple[Floats, Floats]:
-    """UTM east and north in the given zone, which may be a neighbour of the points' own."""
-    crs = _utm_crs(zone, south=letter.upper() < "N")
-    return _transformer("EPSG:4326", crs).transform(np.asarray(longitude_deg, float), np.asarray(latitude_deg, float))
+    """UTM east and north in the given zone, which may be a neighbour of the points' own.
+
+    Raises:
+        DataError: The zone or the band letter does not exist.
+    """
+    return _transformer("EPSG:4326", _utm_crs(zone, letter)).transform(
+        np.asarray(longitude_deg, float), np.asarray(latitude_deg, float)
+    )
 
 
 def utm_zone(latitude_deg: float, longitude_deg: float) -> tuple[int, str]:
     """Standard UTM zone and band letter of a point, with the exceptions of Norway and Svalbard.
 
     Raises:
-        DataError: Beyond 84 N or 80 S, where UTM is not defined.
+        DataError: Beyond 84 N or 80 S, where UTM is not defined, or not finite.
     """
-    if not -80 <= latitude_deg <= 84:
-        raise DataError(f"Latitude {latitude_deg} lies outside UTM (80 S to 84 N).")
+    if not (-80 <= latitude_deg <= 84 and np.isfinite(longitude_deg)):
+        raise DataError(f"Latitude {latitude_deg}, longitude {longitude_deg} lies outside UTM (80 S to 84 N).")
     zone = int((longitude_deg + 180) % 360 // 6) + 1
     if 56 <= latitude_deg < 64 and 3 <= longitude_deg < 12:
         zone = 32
@@ -93,12 +106,18 @@ def horizontal_distance_m(
 
 def compass_to_yaw_rad(heading_deg: ArrayLike) -> Floats:
     """Compass heading (degrees clockwise from north) to ENU yaw (radians counter-clockwise from east, in [-pi, pi))."""
-    return (np.radians(90.0 - np.asarray(heading_deg, float)) + np.pi) % (2 * np.pi) - np.pi
+    return _wrapped(np.radians(90.0 - np.asarray(heading_deg, float)) + np.pi, 2 * np.pi) - np.pi
 
 
 def yaw_to_compass_deg(yaw_rad: ArrayLike) -> Floats:
     """ENU yaw (radians) to compass heading in [0, 360)."""
-    return (90.0 - np.degrees(np.asarray(yaw_rad, float))) % 360.0
+    return _wrapped(90.0 - np.degrees(np.asarray(yaw_rad, float)), 360.0)
+
+
+def _wrapped(angle: Floats, turn: float) -> Floats:
+    """The angle in [0, turn); the remainder of a tiny negative one would be rounded up to a whole turn."""
+    remainder = angle % turn
+    return np.where(remainder == turn, 0.0, remainder)[()]
 
 
 @dataclass(frozen=True)
@@ -131,7 +150,7 @@ class LocalFrame:
     def to_enu(self, latitude_deg: ArrayLike, longitude_deg: ArrayLike, altitude_m: ArrayLike | None = None) -> Floats:
         """ENU coordinates, shape (..., 3).
 
-        Unknown altitude (None or NaN) is taken as the datum's for east and north, and gives NaN up.
+        Unknown altitude (None or not finite) is taken as the datum's for east and north, and gives NaN up.
         """
         latitude, longitude = np.broadcast_arrays(np.asarray(latitude_deg, float), np.asarray(longitude_deg, float))
         altitude = (
@@ -139,10 +158,11 @@ class LocalFrame:
             if altitude_m is None
             else np.broadcast_to(np.asarray(altitude_m, float), latitude.shape)
         )
-        known = np.where(np.isnan(altitude), self.altitude_m, altitude)
+        unknown = ~np.isfinite(altitude)
+        known = np.where(unknown, self.altitude_m, altitude)
         ecef = np.stack(_transformer("EPSG:4979", "EPSG:4978").transform(longitude, latitude, known), axis=-1)
         enu = (ecef - self._origin()) @ self._rotation().T
-        enu[..., 2] = np.where(np.isnan(altitude), np.nan, enu[..., 2])
+        enu[..., 2] = np.where(unknown, np.nan, enu[..., 2])
         return enu
 
     def to_wgs84(self, enu_m: ArrayLike) -> tuple[Floats, Floats, Floats]:
