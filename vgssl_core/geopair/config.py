@@ -13,6 +13,7 @@ from vgssl_core.geopair.pairs import PairConfig
 from vgssl_core.models.config import NetworkConfig
 
 SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TrainConfig:
         weights: Start from this local checkpoint instead (safetensors, or a torch state dict).
         width, height: Network input in pixels; 0 takes the images' aspect with about ``pixels`` in all.
         pixels: Width times height where they are 0.
+        precision: Of the backbone in training: fp32, bf16, or auto for bf16 where the hardware has it.
         batch_size: Pairs per step.
         lr: Step size of Adam.
         weight_decay: L2 penalty of Adam.
@@ -68,6 +70,7 @@ class TrainConfig:
     width: int = 640
     height: int = 480
     pixels: int = 8192
+    precision: str = "fp32"
     batch_size: int = 64
     lr: float = 1e-5
     weight_decay: float = 0.0
@@ -105,6 +108,8 @@ class TrainConfig:
             raise ConfigError("--batch_size is 1: batch norm needs at least 2 pairs.")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"--schedule is {self.schedule}: choose one of {', '.join(SCHEDULES)}.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"--precision is {self.precision}: choose one of {', '.join(PRECISIONS)}.")
         if (self.width < 1) != (self.height < 1):
             raise ConfigError(f"--width {self.width} --height {self.height}: give both, or 0 for both.")
         if not 0 < self.augment.crop_area[0] <= self.augment.crop_area[1] <= 1:

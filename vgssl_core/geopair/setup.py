@@ -20,7 +20,7 @@ from vgssl_core.geopair.run_folder import FORMAT, RunFolder, versions
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.models import best_device, build_network
+from vgssl_core.models import best_device, build_network, computes_bfloat16
 from vgssl_core.models.input_size import input_size
 from vgssl_core.places import PlaceSet, has_splits, read_place_set
 from vgssl_core.ssl.method import TrainingScale, method_module
@@ -48,7 +48,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     torch.manual_seed(config.seed)
     module, device = method_module(config.method), best_device(config.device)
     run = _open_run(config)
-    network = build_network(config.network_config())
+    network = build_network(config.network_config()).to(memory_format=torch.channels_last)
+    network.mixed_precision = config.precision == "bf16" or (config.precision == "auto" and computes_bfloat16(device))
     places, validation_places = read_sets(config)
     pairs = GeoPairs(places, config.pairs)
     batch_size = min(config.batch_size, len(pairs))

@@ -2,7 +2,7 @@
 
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import TorchEmbedder, model_id, normalise_images
-from vgssl_core.models.network import DescriptorNet, best_device, build_network, l2_normalised
+from vgssl_core.models.network import DescriptorNet, best_device, build_network, computes_bfloat16, l2_normalised
 from vgssl_core.models.statistics import estimate_batch_norm, untrained_network
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "TorchEmbedder",
     "best_device",
     "build_network",
+    "computes_bfloat16",
     "estimate_batch_norm",
     "l2_normalised",
     "model_id",

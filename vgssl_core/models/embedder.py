@@ -22,12 +22,12 @@ def normalise_images(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         preprocessing: Its mean and standard deviation are used.
 
     Returns:
-        (..., 3, H, W) float32.
+        (..., 3, H, W) float32, channels last in memory, which convolutions run faster on.
     """
     mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=images.device)
     std = torch.tensor(preprocessing.std, dtype=torch.float32, device=images.device)
     normalised = images.to(torch.float32) * (1.0 / (255.0 * std)) - mean / std
-    return normalised.movedim(-1, -3).contiguous()
+    return normalised.movedim(-1, -3)
 
 
 def model_id(network: DescriptorNet, preprocessing: Preprocessing) -> str:

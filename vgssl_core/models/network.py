@@ -28,7 +28,10 @@ class DescriptorNet(nn.Module):
         backbone: (B, 3, H, W) to a list with one (B, C, h, w) feature map.
         pooling: (B, C, h, w) to (B, P).
         head: Linear from P to the descriptor's dimension.
+        mixed_precision: Compute the backbone in bfloat16 while training; pooling, head and losses stay float32.
     """
+
+    mixed_precision = False
 
     def __init__(self, config: NetworkConfig, backbone: nn.Module, channels: int) -> None:
         super().__init__()
@@ -39,8 +42,14 @@ class DescriptorNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float32 normalised images to (B, descriptor_dim) float32 unit vectors."""
-        features = self.backbone(images)[-1]
-        return l2_normalised(self.head(self.pooling(l2_normalised(features))))
+        return l2_normalised(self.head(self.pooling(l2_normalised(self._features(images)))))
+
+    def _features(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) float32."""
+        if not (self.mixed_precision and self.training):
+            return self.backbone(images)[-1]
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.backbone(images)[-1].float()
 
 
 def build_network(config: NetworkConfig) -> DescriptorNet:
@@ -98,3 +107,11 @@ def best_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as problem:
         raise ConfigError(f"--device {name} is not usable here: try --device auto or cpu.") from problem
     return device
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; elsewhere it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
