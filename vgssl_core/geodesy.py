@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vgssl_core.errors import DataError
 
-_UTM_LETTERS = "CDEFGHJKLMNPQRSTUVWX"
+#: Band letters from 80 S to 84 N.
+UTM_LETTERS = "CDEFGHJKLMNPQRSTUVWX"
 Floats = NDArray[np.float64]
 
 
@@ -27,8 +28,8 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
 def _utm_crs(zone: int, letter: str) -> str:
     if not 1 <= zone <= 60:
         raise DataError(f"UTM zone {zone} does not exist: zones are 1 to 60.")
-    if len(letter) != 1 or letter.upper() not in _UTM_LETTERS:
-        raise DataError(f"UTM band letter {letter!r} does not exist: letters are {_UTM_LETTERS}.")
+    if len(letter) != 1 or letter.upper() not in UTM_LETTERS:
+        raise DataError(f"UTM band letter {letter!r} does not exist: letters are {UTM_LETTERS}.")
     return f"EPSG:{(32700 if is_south(letter) else 32600) + zone}"
 
 
@@ -73,7 +74,7 @@ def utm_zone(latitude_deg: float, longitude_deg: float) -> tuple[int, str]:
         zone = 32
     if latitude_deg >= 72 and 0 <= longitude_deg < 42:
         zone = 31 if longitude_deg < 9 else 33 if longitude_deg < 21 else 35 if longitude_deg < 33 else 37
-    return zone, _UTM_LETTERS[min(int((latitude_deg + 80) // 8), len(_UTM_LETTERS) - 1)]
+    return zone, UTM_LETTERS[min(int((latitude_deg + 80) // 8), len(UTM_LETTERS) - 1)]
 
 
 def geocentric(latitude_deg: ArrayLike, longitude_deg: ArrayLike) -> Floats:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from vgssl_core import geodesy
 from vgssl_core.errors import DataError
 from vgssl_core.places.place_set import UNKNOWN_STAMP_NS
 
@@ -40,7 +41,14 @@ class PlaceName:
     note: str = ""
 
     def format(self, suffix: str = ".jpg") -> str:
-        """The file name; empty fields for what is not known. Time is written in nanoseconds."""
+        """The file name; empty fields for what is not known. Time is written in nanoseconds.
+
+        Raises:
+            DataError: A text that would break the name: with an ``@``, a ``/`` or a control character.
+        """
+        for text in (self.letter, self.pano, self.note, suffix):
+            if "@" in text or "/" in text or not text.isprintable():
+                raise DataError(f"{text!r} cannot be part of an image's name: leave out @, / and control characters.")
 
         def number(value: float, pattern: str) -> str:
             return "" if math.isnan(value) else pattern.format(value)
@@ -88,13 +96,16 @@ def parse_place_name(name: str) -> PlaceName:
         return value
 
     zone = fields[2]
-    if zone and not zone.isdigit():
-        raise DataError(f"{name}: UTM zone is {zone!r}, not a number. Correct the file name.")
+    if zone and not (re.fullmatch("[0-9]{1,2}", zone) and 1 <= int(zone) <= 60):
+        raise DataError(f"{name}: UTM zone is {zone!r}, not a number from 1 to 60. Correct the file name.")
+    letter = fields[3].upper()
+    if zone and letter not in ("", *geodesy.UTM_LETTERS):
+        raise DataError(f"{name}: UTM band is {letter!r}, not one of {geodesy.UTM_LETTERS}. Correct the file name.")
     return PlaceName(
         east_m=number(0, "UTM east", required=True),
         north_m=number(1, "UTM north", required=True),
         zone=int(zone) if zone else None,
-        letter=fields[3].upper(),
+        letter=letter,
         latitude_deg=number(4, "latitude"),
         longitude_deg=number(5, "longitude"),
         heading_deg=number(8, "heading"),

@@ -54,8 +54,10 @@ def read_place_set(root: str | Path, split: str | None = None) -> PlaceSet:
             f"{folder / 'database'} holds no image ({', '.join(sorted(_SUFFIXES))}): put the database images there."
         )
     parsed = {part: [(folder / part / item, parse_place_name(item)) for item in items] for part, items in names.items()}
-    zone, letter = _common_zone([entry for entries in parsed.values() for _, entry in entries], folder)
-    return PlaceSet(name, root, *(_places(parsed[part], zone, letter) for part in ("database", "queries")))
+    names_of_all = [entry for entries in parsed.values() for _, entry in entries]
+    zone, letter = _common_zone(names_of_all, folder)
+    places = (_places(parsed[part], zone, letter) for part in ("database", "queries"))
+    return PlaceSet(name, root, *(_checked(part, names_of_all) for part in places))
 
 
 def has_splits(root: str | Path) -> bool:
@@ -67,9 +69,8 @@ def _image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(
-            e.name for e in entries if os.path.splitext(e.name)[1].lower() in _SUFFIXES and not e.name.startswith(".")
-        )
+        visible = (entry for entry in entries if not entry.name.startswith(".") and entry.is_file())
+        return sorted(entry.name for entry in visible if os.path.splitext(entry.name)[1].lower() in _SUFFIXES)
 
 
 def _common_zone(entries: list[PlaceName], folder: Path) -> tuple[int | None, str]:
@@ -85,18 +86,37 @@ def _common_zone(entries: list[PlaceName], folder: Path) -> tuple[int | None, st
     return zones.most_common(1)[0][0]
 
 
+def _checked(places: Places, names: list[PlaceName]) -> Places:
+    """Places whose positions are on Earth, or all local.
+
+    Raises:
+        DataError: UTM coordinates that lie nowhere, or latitudes that only some of the names have.
+    """
+    georeferenced = any(name.zone is not None or np.isfinite(name.latitude_deg) for name in names)
+    known = np.isfinite(places.latitude_deg) & np.isfinite(places.longitude_deg)
+    if georeferenced and not known.all():
+        first = places.paths[int(np.argmin(known))]
+        raise DataError(
+            f"{int((~known).sum())} of {len(known)} images have no position on Earth although others have one, the "
+            f"first is {first}: correct the names, or leave zone, latitude and longitude of all of them empty."
+        )
+    return places
+
+
 def _places(entries: list[tuple[Path, PlaceName]], zone: int | None, letter: str) -> Places:
     names = [name for _, name in entries]
     planar = np.array([(n.east_m, n.north_m) for n in names], dtype=np.float64).reshape(-1, 2)
-    latitude, longitude = np.full(len(names), np.nan), np.full(len(names), np.nan)
+    latitude = np.array([n.latitude_deg for n in names], dtype=np.float64)
+    longitude = np.array([n.longitude_deg for n in names], dtype=np.float64)
     if zone is not None:
-        for own in {(n.zone, n.letter or "N") for n in names}:
-            chosen = np.array([(n.zone, n.letter or "N") == own for n in names])
-            assert own[0] is not None
+        for own_zone, own_letter in {(n.zone, n.letter or "N") for n in names}:
+            chosen = np.array([(n.zone, n.letter or "N") == (own_zone, own_letter) for n in names])
+            assert own_zone is not None
             latitude[chosen], longitude[chosen] = geodesy.utm_to_wgs84(
-                planar[chosen, 0], planar[chosen, 1], own[0], own[1]
+                planar[chosen, 0], planar[chosen, 1], own_zone, own_letter
             )
-            if own[0] != zone:
+            # Another zone is another plane, and so is the same zone on the other side of the equator.
+            if (own_zone, geodesy.is_south(own_letter)) != (zone, geodesy.is_south(letter)):
                 planar[chosen] = np.stack(
                     geodesy.wgs84_to_utm(latitude[chosen], longitude[chosen], zone, letter), axis=-1
                 )
