@@ -16,9 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # ROS ends the spinning on a signal by itself. Python's own reaction, an exception wherever the program happens
     # to be (importing, loading, cleaning up), would only show a traceback and turn a clean stop into a failure.
     signal.signal(signal.SIGINT, lambda *_: None)
-    from vgssl_ros.localizer import run
+    try:
+        from vgssl_ros.localizer import run
 
-    return run(arguments)
+        return run(arguments)
+    finally:
+        # The interpreter gives handlers back to the system while it ends, which would kill it at a second Ctrl-C;
+        # only an ignored signal stays ignored.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
