@@ -303,7 +303,8 @@ def test_a_kill_leaves_no_town_and_no_worker(tmp_path: Path) -> None:
     assert process.stderr is not None
     seen = ""
     while not re.search(r"[1-9]\d*/\d+ \[", seen):
-        assert (letter := process.stderr.read(1)), seen
+        letter = process.stderr.read(1)
+        assert letter, seen
         seen += letter
     assert any(tmp_path.iterdir())
     process.send_signal(signal.SIGKILL)

@@ -43,8 +43,8 @@ class TownConfig:
     height: int = 192
     field_of_view_deg: float = 76.0
     camera_height_m: float = 1.6
-    lateral_m: float = 1.5
-    heading_deg: float = 9.0
+    lateral_m: float = 1.6
+    heading_deg: float = 10.0
     latitude_deg: float = 52.0907
     longitude_deg: float = 5.1214
     altitude_m: float = 47.5

@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.imaging import Image
+from vgssl_core.town.walls import SCALE, WALLS, draw_wall, tone, wall_colors
 
-SCALE = 20.0
 CATALOGUE_SIZE = 26
-_WALLS = {
-    "brick": [(150, 74, 58), (126, 62, 52), (170, 104, 78), (112, 70, 62), (176, 132, 104)],
-    "plaster": [(226, 214, 188), (232, 226, 216), (214, 178, 122), (188, 200, 186), (206, 158, 142), (172, 186, 204)],
-    "timber": [(238, 232, 218), (228, 206, 166), (216, 190, 170)],
-    "panel": [(176, 174, 168), (160, 158, 158), (196, 188, 172)],
-    "stone": [(190, 178, 156), (168, 158, 144), (204, 196, 182)],
-    "glass": [(86, 98, 110), (112, 112, 108), (66, 74, 84)],
-}
 _ROOFS = [(150, 76, 58), (120, 62, 52), (78, 80, 88), (96, 88, 82), (70, 72, 74)]
 _SYLLABLES = (
     "ba",
@@ -95,7 +87,7 @@ class FacadeDesign:
 def make_catalogue(seed: int) -> list[FacadeDesign]:
     """The designs that a town repeats along and across its streets."""
     rng = np.random.default_rng([seed, 20])
-    materials = list(_WALLS)
+    materials = list(WALLS)
     designs = []
     for index in range(CATALOGUE_SIZE):
         material = materials[index % len(materials)]
@@ -123,11 +115,6 @@ def make_catalogue(seed: int) -> list[FacadeDesign]:
     return designs
 
 
-def wall_colors(material: str) -> list[tuple[int, int, int]]:
-    """Colours that a material comes in."""
-    return _WALLS[material]
-
-
 def draw_facade(design: FacadeDesign, color: int, shop: int) -> tuple[NDArray[np.uint8], Image]:
     """Draw a front.
 
@@ -142,7 +129,7 @@ def draw_facade(design: FacadeDesign, color: int, shop: int) -> tuple[NDArray[np
     rng = np.random.default_rng([design.seed, color, shop + 1])
     height = round((design.height_m + (design.roof_m if design.roof == "front" else 0)) * SCALE)
     width = round(design.width_m * SCALE)
-    wall = _WALLS[design.material][color % len(_WALLS[design.material])]
+    wall = WALLS[design.material][color % len(WALLS[design.material])]
     picture = draw_wall(design.material, wall, width, height, design.seed)
     glow = np.zeros_like(picture)
     eaves = height - round(design.height_m * SCALE)
@@ -154,70 +141,29 @@ def draw_facade(design: FacadeDesign, color: int, shop: int) -> tuple[NDArray[np
         else:
             _storey(picture, glow, design, top, bottom, rng)
         if design.seed % 3 == 0:
-            cv2.rectangle(picture, (0, top), (width, top + 4), _tone(wall, 1.15 if design.seed % 2 else 0.75), -1)
-    cv2.rectangle(picture, (0, eaves), (width, eaves + 9), _tone(design.frame_color, 0.9), -1)
-    cv2.line(picture, (0, eaves + 10), (width, eaves + 10), _tone(wall, 0.5), 2)
+            cv2.rectangle(picture, (0, top), (width, top + 4), tone(wall, 1.15 if design.seed % 2 else 0.75), -1)
+    cv2.rectangle(picture, (0, eaves), (width, eaves + 9), tone(design.frame_color, 0.9), -1)
+    cv2.line(picture, (0, eaves + 10), (width, eaves + 10), tone(wall, 0.5), 2)
     alpha = np.full((height, width), 255, np.uint8)
     if design.roof == "front":
         _front_gable(picture, glow, alpha, design, eaves)
-    cv2.line(picture, (1, eaves), (1, height), _tone(wall, 0.6), 3)
+    cv2.line(picture, (1, eaves), (1, height), tone(wall, 0.6), 3)
     return np.dstack([picture, alpha]), glow
 
 
-def draw_wall(material: str, wall: tuple[int, int, int], width: int, height: int, seed: int) -> Image:
-    """A wall without openings."""
-    rng = np.random.default_rng([seed, 1])
-    canvas = np.empty((height, width, 3), np.float32)
-    canvas[:] = wall
-    coarse = rng.normal(0, 7, (max(height // 30, 2), max(width // 30, 2))).astype(np.float32)
-    canvas += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
-    if material in ("brick", "stone"):
-        course, brick = (5, 11) if material == "brick" else (10, 22)
-        bricks = rng.normal(0, 9, (height // course + 1, width // brick + 2)).astype(np.float32)
-        pattern = bricks.repeat(course, 0)[:height].repeat(brick, 1)
-        canvas += pattern[:, :width, None]
-        canvas[::course] *= 0.85 if material == "brick" else 0.8
-    canvas += rng.normal(0, 4, (height, width, 1)).astype(np.float32)
-    picture = np.clip(canvas, 0, 255).astype(np.uint8)
-    if material == "timber":
-        _timber(picture, rng)
-    if material == "panel":
-        for x in range(0, width, 50):
-            cv2.line(picture, (x, 0), (x, height), _tone(wall, 0.72), 1)
-        for y in range(height, 0, -58):
-            cv2.line(picture, (0, y), (width, y), _tone(wall, 0.72), 1)
+def draw_end_wall(design: FacadeDesign, color: int, depth_m: float) -> Image:
+    """The end wall of a house below the eaves: bare, or with a column of windows."""
+    walls = wall_colors(design.material)
+    size = round(depth_m * SCALE), round(design.height_m * SCALE)
+    picture = draw_wall(design.material, walls[color % len(walls)], *size, design.seed)
+    glow = np.zeros_like(picture)
+    if design.seed % 2:
+        rng = np.random.default_rng([design.seed, 6])
+        for floor in range(design.floors):
+            middle = size[1] - round((floor + 0.5) * design.floor_m * SCALE)
+            box = (size[0] // 3 - 10, middle - 14, size[0] // 3 + 10, middle + 14)
+            _window(picture, glow, box, design, rng)
     return picture
-
-
-def draw_roof(color: tuple[int, int, int], width: int, height: int, dormers: int) -> Image:
-    """Tiles, with some windows in them."""
-    rng = np.random.default_rng([*color, width])
-    canvas = np.empty((height, width, 3), np.float32)
-    canvas[:] = color
-    canvas += rng.normal(0, 8, (height // 6 + 1, width // 5 + 1)).repeat(6, 0).repeat(5, 1)[:height, :width, None]
-    canvas[::6] *= 0.78
-    picture = np.clip(canvas, 0, 255).astype(np.uint8)
-    for k in range(dormers):
-        x, y = round((k + 0.5) * width / dormers), height // 2
-        cv2.rectangle(picture, (x - 11, y - 14), (x + 11, y + 14), (224, 222, 214), -1)
-        cv2.rectangle(picture, (x - 8, y - 11), (x + 8, y + 11), (70, 84, 98), -1)
-    return picture
-
-
-def _tone(color: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    red, green, blue = (int(np.clip(channel * factor, 0, 255)) for channel in color)
-    return red, green, blue
-
-
-def _timber(picture: Image, rng: np.random.Generator) -> None:
-    height, width = picture.shape[:2]
-    beam = (74, 50, 38)
-    for y in range(height, 0, -60):
-        cv2.line(picture, (0, y), (width, y), beam, 5)
-        for x in range(0, width + 1, 28):
-            cv2.line(picture, (x, y), (x, y - 60), beam, 4)
-            if rng.random() < 0.3:
-                cv2.line(picture, (x, y), (x + 28, y - 60), beam, 4)
 
 
 def _storey(picture: Image, glow: Image, design: FacadeDesign, top: int, bottom: int, rng: np.random.Generator) -> None:
@@ -249,9 +195,9 @@ def _window(
     left, top, right, bottom = box
     middle = (left + right) // 2
     frame = design.frame_color
-    cv2.rectangle(picture, (left - 4, top - 5), (right + 4, bottom + 3), _tone(frame, 0.88), -1)
+    cv2.rectangle(picture, (left - 4, top - 5), (right + 4, bottom + 3), tone(frame, 0.88), -1)
     if design.window == "arch":
-        cv2.ellipse(picture, (middle, top), (middle - left + 4, 13), 0, 180, 360, _tone(frame, 0.88), -1)
+        cv2.ellipse(picture, (middle, top), (middle - left + 4, 13), 0, 180, 360, tone(frame, 0.88), -1)
         cv2.ellipse(picture, (middle, top), (middle - left, 9), 0, 180, 360, (62, 72, 84), -1)
     _pane(picture, glow, box, design, rng)
     cv2.line(picture, (middle, top), (middle, bottom), frame, 2)
@@ -262,14 +208,14 @@ def _window(
         for x in (left - 14, right + 4):
             cv2.rectangle(picture, (x, top - 2), (x + 10, bottom + 2), shutter, -1)
             for y in range(top, bottom, 4):
-                cv2.line(picture, (x, y), (x + 10, y), _tone(shutter, 0.75), 1)
+                cv2.line(picture, (x, y), (x + 10, y), tone(shutter, 0.75), 1)
     if design.window == "french":
         cv2.rectangle(picture, (left - 12, bottom), (right + 12, bottom + 5), (168, 164, 158), -1)
         for x in range(left - 12, right + 13, 5):
             cv2.line(picture, (x, bottom - 20), (x, bottom), (44, 44, 48), 1)
         cv2.line(picture, (left - 12, bottom - 20), (right + 12, bottom - 20), (44, 44, 48), 2)
     else:
-        cv2.rectangle(picture, (left - 6, bottom + 2), (right + 6, bottom + 5), _tone(frame, 0.75), -1)
+        cv2.rectangle(picture, (left - 6, bottom + 2), (right + 6, bottom + 5), tone(frame, 0.75), -1)
 
 
 def _pane(
@@ -323,7 +269,7 @@ def _shop(picture: Image, glow: Image, top: int, bottom: int, shop: int) -> None
     width = picture.shape[1]
     sign = _SIGNS[rng.integers(len(_SIGNS))]
     text = "".join(rng.choice(_SYLLABLES, rng.integers(2, 4))).upper()
-    picture[top + 4 : bottom] = _tone(sign, 0.7)
+    picture[top + 4 : bottom] = tone(sign, 0.7)
     picture[top + 6 : top + 24] = sign
     ink = (250, 248, 240) if sum(sign) < 480 else (32, 32, 36)
     size = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 0.6, 1)[0][0]

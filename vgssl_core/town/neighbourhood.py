@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vgssl_core.town.facades import FacadeDesign, make_catalogue, wall_colors
+from vgssl_core.town.facades import FacadeDesign, make_catalogue
 from vgssl_core.town.layout import District, Street
 from vgssl_core.town.things import PAINTS, TREE_KINDS, TREE_SEEDS
 
@@ -233,8 +233,3 @@ def _furnish_street(rng: np.random.Generator, street: Street, things: list[Thing
     for at in np.arange(rng.uniform(10, 24), street.length_m - 8, rng.uniform(24, 32)):
         at_m = street.point(at, side * (street.half_width_m + 0.4))
         things.append(Thing("lamp", at_m, 1.15, 5.6, 0))
-
-
-def palette_size(design: FacadeDesign) -> int:
-    """Number of colours that a design comes in."""
-    return len(wall_colors(design.material))

@@ -17,6 +17,7 @@ from vgssl_core.town.ground import PIXELS_PER_M, dress_top_view
 from vgssl_core.town.layout import Street
 from vgssl_core.town.neighbourhood import HOUSE_DEPTH_M, House, Neighbourhood, Thing, Vehicle
 from vgssl_core.town.render import Canvas, Quads, Texture, draw, draw_ground
+from vgssl_core.town.walls import SCALE, draw_roof, draw_wall, wall_colors
 
 Floats = NDArray[np.float64]
 #: Pictures are drawn with this many times the pixels along each side, then averaged.
@@ -46,34 +47,32 @@ class TextureStore:
         picture, glow = facades.draw_facade(design, color, shop)
         if design.roof != "front":
             picture = np.ascontiguousarray(picture[..., :3])
-        return Texture.of(self.condition.lit(picture, glow), facades.SCALE)
+        return Texture.of(self.condition.lit(picture, glow), SCALE)
 
     @functools.lru_cache(maxsize=1500)  # noqa: B019
     def side(self, design: facades.FacadeDesign, color: int) -> Texture:
-        """The bare end wall of a house."""
-        walls = facades.wall_colors(design.material)
-        size = round(HOUSE_DEPTH_M * facades.SCALE), round(design.height_m * facades.SCALE)
-        picture = facades.draw_wall(design.material, walls[color % len(walls)], *size, design.seed)
-        return Texture.of(self.condition.lit(picture), facades.SCALE)
+        """The end wall of a house."""
+        picture = facades.draw_end_wall(design, color, HOUSE_DEPTH_M)
+        return Texture.of(self.condition.lit(picture), SCALE)
 
     @functools.lru_cache(maxsize=1500)  # noqa: B019
     def gable(self, design: facades.FacadeDesign, color: int) -> Texture:
         """The triangle above an end wall."""
-        wall = self.side(design, color).levels[0]
-        height, width = round(design.roof_m * facades.SCALE), wall.shape[1]
+        colors = wall_colors(design.material)
+        width, height = round(HOUSE_DEPTH_M * SCALE), round(design.roof_m * SCALE)
+        wall = self.condition.lit(draw_wall(design.material, colors[color % len(colors)], width, height, design.seed))
         rows, columns = np.mgrid[:height, :width]
-        alpha = np.abs(columns - width / 2) <= rows / height * width / 2
-        picture = np.dstack([np.resize(wall, (height, width, 3)), np.where(alpha, 255, 0).astype(np.uint8)])
-        return Texture.of(picture, facades.SCALE)
+        inside = np.abs(columns - width / 2) <= rows / height * width / 2
+        return Texture.of(np.dstack([wall, np.where(inside, 255, 0).astype(np.uint8)]), SCALE)
 
     @functools.lru_cache(maxsize=1500)  # noqa: B019
     def roof(self, design: facades.FacadeDesign) -> Texture:
         """The slope above the front."""
-        size = round(design.width_m * facades.SCALE / 2), round(3.4 * facades.SCALE / 2)
-        picture = facades.draw_roof(design.roof_color, *size, design.bays if design.roof == "mansard" else 0)
+        size = round(design.width_m * SCALE / 2), round(3.4 * SCALE / 2)
+        picture = draw_roof(design.roof_color, *size, design.bays if design.roof == "mansard" else 0)
         if self.condition.snow > 0:
             picture = (picture * 0.2 + np.array(_SNOW) * 0.8).astype(np.uint8)
-        return Texture.of(self.condition.lit(picture), facades.SCALE / 2)
+        return Texture.of(self.condition.lit(picture), SCALE / 2)
 
     @functools.lru_cache(maxsize=1500)  # noqa: B019
     def thing(self, kind: str, variety: str, seed: int) -> tuple[Texture, int]:
