@@ -73,7 +73,7 @@ def _train(config: TrainConfig) -> int:
 
 def _town(seed: int) -> Path:
     """The built-in town of that seed, rendered once."""
-    from vgssl_core.town import TownConfig, render_town
+    from vgssl_core.town.writer import render_town
 
     folder = Path("runs") / f"town-{seed}"
     print(
@@ -81,7 +81,7 @@ def _town(seed: int) -> Path:
         "Your own images: --data DIR --val DIR (folders with images/database and images/queries)."
     )
     if not (folder / "images").is_dir():
-        render_town(folder, seed, TownConfig())
+        render_town(folder, seed)
     return folder
 
 

@@ -121,7 +121,9 @@ class Trainer:
         try:
             while self.progress.epoch < self.config.epochs and not self._time_is_up():
                 self._train_epoch(bar, log)
-            if not self.progress.rows or self.progress.rows[-1]["step"] != self.progress.step:
+            if (
+                not self.progress.rows or self.progress.rows[-1]["step"] != self.progress.step
+            ):  # the time ended an epoch
                 self._finish_epoch(bar, log, last=True)
         finally:
             bar.close()
@@ -292,7 +294,7 @@ class Trainer:
 
     def _available_s(self) -> float:
         """Time for steps: a part is kept for the last validation."""
-        return max(1.0, self.config.max_minutes * 60 - 1.5 * self._validation_s)
+        return max(1e-6, self.config.max_minutes * 60 - 1.5 * self._validation_s)
 
     def _left_s(self) -> float:
         return max(0.0, self._available_s() - self._elapsed_s())
