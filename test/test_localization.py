@@ -73,13 +73,17 @@ def localize_all(geomap: GeoMap, distances: list[float], config: LocalizerConfig
 # --- weights and clusters
 
 
-def test_a_match_weighs_as_the_softmax_of_its_cosine() -> None:
-    distances = np.array([0.2, 0.6, 1.0, 2.0])
+def test_a_match_weighs_by_its_cosine_relative_to_the_spread_of_the_list() -> None:
+    distances = np.array([0.2, 0.6, 1.0, 1.4])
     cosine = 1 - distances**2 / 2
-    softmax = np.exp(cosine / 0.07) / np.exp(cosine / 0.07).sum()
-    weights = match_weights(distances, 0.07)
-    np.testing.assert_allclose(weights / weights.sum(), softmax, rtol=1e-12)
+    softmax = np.exp((cosine - cosine[0]) / (0.2 * (cosine[0] - cosine[-1])))
+    np.testing.assert_allclose(match_weights(distances, 0.2), softmax, rtol=1e-12)
+    assert match_weights(distances, 0.2)[[0, -1]] == pytest.approx([1, np.exp(-5)])
+    # A network that holds all its descriptors ten times closer together gives the same weights.
+    closer = np.sqrt(2 - 2 * (0.9 + cosine / 10))
+    np.testing.assert_allclose(match_weights(closer, 0.2), softmax, rtol=1e-9)
     assert (match_weights(distances, 1e-6) > 0).all()
+    np.testing.assert_array_equal(match_weights(np.full(3, 0.7), 0.2), 1)
 
 
 def test_matches_of_one_place_join_and_outvote_a_single_better_one() -> None:
@@ -125,7 +129,7 @@ def test_covariances_are_finite_symmetric_positive_definite_and_floored(
     planar: NDArray, seed: int, spacing: float, what: str
 ) -> None:
     rng = np.random.default_rng(seed)
-    weights = match_weights(np.sort(rng.uniform(0, 2, len(planar))), rng.choice([1e-4, 0.07, 10]))
+    weights = match_weights(np.sort(rng.uniform(0, 2, len(planar))), rng.choice([1e-4, 0.2, 10]))
     z, yaw = rng.uniform(-50, 50, len(planar)), rng.uniform(-np.pi, np.pi, len(planar))
     if what != "known":
         hidden = np.ones(len(planar), bool) if what == "unknown" else rng.random(len(planar)) < 0.5
@@ -191,7 +195,7 @@ def test_a_hypothesis_lies_where_its_images_do(tmp_path: Path) -> None:
     np.testing.assert_allclose(enu, [2, 0, 0], atol=1e-3)
     assert geodesy.yaw_to_compass_deg(best.yaw_rad) == pytest.approx(90, abs=1e-3)
     assert (best.rank, best.support, best.probability) == (0, 2, None)
-    weights = match_weights(np.float64([0.5, 0.5, 0.6]), 0.07)
+    weights = match_weights(np.float64([0.5, 0.5, 0.6]), 0.2)
     assert best.score == pytest.approx(weights[:2].sum() / weights.sum(), rel=1e-5)
     assert [item.rank for item in result.hypotheses] == [0, 1]
     assert sum(item.score for item in result.hypotheses) == pytest.approx(1)

@@ -17,8 +17,9 @@ class LocalizerConfig:
         cluster_radius_m: Matches within this distance of a cluster's seed belong to it. Half of the 25 m within
             which a position counts as right, so that all members of a cluster lie within 25 m of each other.
         max_hypotheses: At most this many are given.
-        temperature: Weight of a match = exp(cosine / temperature), relative to the best. The default is the
-            temperature of the contrastive losses that the descriptors are trained with.
+        temperature: Weight of a match = exp((cosine − best) / (temperature · (best − worst))) over its match list. It
+            is relative to the list's own spread, because networks differ in how far apart they hold their
+            descriptors. The default did well with hand-made, hardly trained and trained ones.
         position_floor_m: Standard deviation that no position goes below; added to the map's spacing.
         heading_floor_deg: Standard deviation that no heading goes below.
         unknown_altitude_m: Standard deviation stated where the altitude is not known.
@@ -27,7 +28,7 @@ class LocalizerConfig:
     k: int = 20
     cluster_radius_m: float = 12.5
     max_hypotheses: int = 5
-    temperature: float = 0.07
+    temperature: float = 0.2
     position_floor_m: float = 1.0
     heading_floor_deg: float = 5.0
     unknown_altitude_m: float = 100.0

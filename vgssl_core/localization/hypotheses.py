@@ -59,10 +59,20 @@ class Cluster:
 
 
 def match_weights(distances: NDArray[np.floating], temperature: float) -> Floats:
-    """(k,) weights exp(cosine / temperature) relative to the best match; cosine = 1 − distance² / 2."""
+    """(k,) weights of matches: a softmax over their cosines, whose temperature is relative to their spread.
+
+    Args:
+        distances: (k,) L2 distances of unit descriptors; cosine = 1 − distance² / 2.
+        temperature: See `LocalizerConfig`.
+
+    Returns:
+        Positive weights, 1 for the best match.
+    """
     cosine = 1.0 - 0.5 * np.asarray(distances, np.float64) ** 2
+    # The least spread only guards the division when all matches are equally near.
+    scale = temperature * max(float(np.ptp(cosine)), 1e-9)
     # The bound keeps the worst match positive at any temperature.
-    return np.maximum(np.exp((cosine - cosine.max()) / temperature), 1e-100)
+    return np.maximum(np.exp((cosine - cosine.max()) / scale), 1e-100)
 
 
 def cluster_matches(planar_m: Floats, weights: Floats, radius_m: float, limit: int) -> list[Cluster]:
