@@ -57,7 +57,7 @@ class ReplayConfig:
     image_topic: str | None = None
     start_s: float = 0.0
     duration_s: float | None = None
-    wait_s: float = 10.0
+    wait_s: float = 30.0
     record: Path | None = None
     localizer: str = "/localizer"
     settle_s: float = 5.0

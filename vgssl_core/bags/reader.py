@@ -100,15 +100,15 @@ class BagReader:
         Raises:
             DataError: No images, several image topics and none chosen, or not an image topic.
         """
-        return self._choose(topic, IMAGE_TYPES, "images (Image or CompressedImage)", "an image topic")
+        return self._choose(topic, IMAGE_TYPES, "images (Image or CompressedImage)", "image topic", "--image_topic")
 
     def fix_topic(self, topic: str | None = None) -> str:
         """The given NavSatFix topic after a check, or the only one of the bag; raises like `image_topic`."""
-        return self._choose(topic, (NAV_SAT_FIX,), "positions (NavSatFix)", "a NavSatFix topic")
+        return self._choose(topic, (NAV_SAT_FIX,), "positions (NavSatFix)", "NavSatFix topic", "--position_topic")
 
     def odometry_topic(self, topic: str | None = None) -> str:
         """The given Odometry topic after a check, or the only one of the bag; raises like `image_topic`."""
-        return self._choose(topic, (ODOMETRY,), "odometry (nav_msgs/Odometry)", "an Odometry topic")
+        return self._choose(topic, (ODOMETRY,), "odometry (nav_msgs/Odometry)", "Odometry topic", "--position_topic")
 
     def messages(self, topics: Sequence[str] | None = None) -> Iterator[RawMessage]:
         """Serialised messages of the given topics (None: all) in the order of recording.
@@ -232,7 +232,7 @@ class BagReader:
             source=source,
         )
 
-    def _choose(self, topic: str | None, types: Sequence[str], content: str, what: str) -> str:
+    def _choose(self, topic: str | None, types: Sequence[str], content: str, what: str, flag: str) -> str:
         candidates = self.topics_of(*types)
         if topic is not None:
             if topic not in candidates:
@@ -241,7 +241,9 @@ class BagReader:
         if not candidates:
             raise DataError(f"{self.path} holds no {content}; it has {self._listing()}. Give another bag.")
         if len(candidates) > 1:
-            raise DataError(f"{self.path} has several topics of {content}: {', '.join(candidates)}. Choose one.")
+            raise DataError(
+                f"{self.path} has several topics of {content}: {', '.join(candidates)}. Choose one ({flag})."
+            )
         return candidates[0]
 
     def _listing(self) -> str:

@@ -1,0 +1,187 @@
+"""ROS in tests: real processes on real DDS, alone on the loopback interface, waiting for events and never sleeping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from tiny import DATUM, picture
+
+from vgssl_core.bags import BagWriter
+from vgssl_core.imaging import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Nothing here takes longer than this; what does is broken, and is ended.
+TIMEOUT_S = 20.0
+IMAGE_TOPIC = "/camera/image_raw"
+STEP_M = 10.0
+FIRST_STAMP_NS = 1_700_000_000_123_456_789
+_BLOCKED = "raise ImportError('torch is blocked in this test')\n"
+
+
+def environment() -> dict[str, str]:
+    """What every process of a test run shares: an own domain, no traffic off the machine."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds_local.xml"),
+        "RCUTILS_LOGGING_BUFFERED_STREAM": "0",
+    }
+
+
+def without_modules(folder: Path, *names: str) -> dict[str, str]:
+    """`environment` for a process in which importing these modules fails."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(_BLOCKED.replace("torch", name))
+    given = environment()
+    return {**given, "PYTHONPATH": os.pathsep.join([str(folder), given["PYTHONPATH"]])}
+
+
+class Program:
+    """A child process whose lines are kept, and which does not outlive its test."""
+
+    def __init__(self, arguments: Sequence[str], env: dict[str, str] | None = None) -> None:
+        self.started_s = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env=env or environment(),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until a line contains a text."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or text in self.output, TIMEOUT_S)
+        assert text in self.output, f"{text!r} was not said:\n{self.output}"
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """Wait for the end of the process and of its output."""
+        status = self.process.wait(TIMEOUT_S)
+        self._reader.join(TIMEOUT_S)
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def localizer(parameters: dict[str, Any], env: dict[str, str] | None = None) -> Program:
+    """The localizer node as its own process."""
+    given = [item for name, value in parameters.items() for item in ("-p", f"{name}:={_yaml(value)}")]
+    return Program(["vgssl_ros.localizer_node", "--ros-args", *given], env)
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value)
+
+
+class Ros:
+    """A node in the test's own process."""
+
+    def __init__(self, node: Node, executor: SingleThreadedExecutor) -> None:
+        self.node, self._executor = node, executor
+
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
+        """Let ROS work until a condition holds."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < end_s, f"{what} did not happen in {TIMEOUT_S:g} s"
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service and wait for its answer."""
+        client = self.node.create_client(kind, name)
+        self.wait(client.service_is_ready, f"service {name}")
+        future = client.call_async(request)
+        self.wait(future.done, f"answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def collect(self, kind: Any, topic: str, depth: int = 100) -> list[Any]:
+        """A list that fills with a topic's messages."""
+        received: list[Any] = []
+        self.node.create_subscription(kind, topic, received.append, depth)
+        return received
+
+
+@contextmanager
+def ros_node(name: str = "test") -> Iterator[Ros]:
+    """A node on the domain of the test run."""
+    os.environ.update(environment())
+    context = Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    node = rclpy.create_node(name, context=context)
+    executor.add_node(node)
+    try:
+        yield Ros(node, executor)
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def jpeg(image: Image) -> bytes:
+    """An RGB image as JPEG."""
+    encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert encoded
+    return data.tobytes()
+
+
+def write_drive(folder: Path, count: int = 12, period_ns: int = 100_000_001, seed: int = 0) -> Path:
+    """A drive to the east: image i shows ``picture(seed + i)``, `STEP_M` further along; with fixes and odometry."""
+    with BagWriter(folder) as bag:
+        for number in range(count):
+            stamp = FIRST_STAMP_NS + number * period_ns
+            position = np.array([number * STEP_M, 0.0, 0.0])
+            bag.fix("/gps/fix", stamp, "gps", *map(float, DATUM.to_wgs84(position)), sigma_m=(0.1, 0.1, 0.2))
+            bag.odometry("/ground_truth/odom", stamp, "map", "base_link", position, 0.0)
+            bag.compressed_image(f"{IMAGE_TOPIC}/compressed", stamp, "camera", jpeg(picture(seed + number)))
+    return folder
