@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from vgssl_core.faiss_package import load_faiss
 _SPARE_CANDIDATES = 16
 _QUERIES_AT_ONCE = 256
 _ROWS_AT_ONCE = 65536
+#: Below this FAISS compares the queries one by one, without BLAS.
+_FEW_QUERIES = 20
 _log = logging.getLogger(__name__)
-Candidates = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.int64]]
 
 
 class ExactSearch:
@@ -38,14 +40,14 @@ class ExactSearch:
         """
         self._blocks = [np.asarray(block).astype(np.float32, copy=False) for block in blocks]
         self._starts = np.cumsum([0, *(len(block) for block in self._blocks)])
-        faiss = None if use_faiss is False else load_faiss()
-        if faiss is None:
+        self._faiss = None if use_faiss is False else load_faiss()
+        self._squares: list[NDArray[np.float32]] = []
+        if self._faiss is None:
             self.name = "exact, numpy"
             reason = "numpy was asked for" if use_faiss is False else "no faiss-cpu or faiss-gpu is installed"
-            self._candidates: Candidates = _numpy_candidates
+            self._squares = [np.einsum("nd,nd->n", block, block) for block in self._blocks]
         else:
-            self.name, reason = f"exact, faiss {faiss.__version__}", "it is installed"
-            self._candidates = lambda queries, block, k: faiss.knn(queries, block, k)[1]
+            self.name, reason = f"exact, faiss {self._faiss.__version__}", "it is installed"
         _log.info("Search of %d images: %s (%s).", len(self), self.name, reason)
 
     def __len__(self) -> int:
@@ -71,14 +73,20 @@ class ExactSearch:
     def _search_some(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         wanted = k + _SPARE_CANDIDATES
         found = [
-            start + self._candidates(queries, block, min(wanted, len(block)))
-            for start, block in zip(self._starts[:-1], self._blocks, strict=True)
+            self._starts[number] + self._candidates(queries, number, min(wanted, len(block)))
+            for number, block in enumerate(self._blocks)
         ]
         candidates = np.sort(np.concatenate(found, axis=1), axis=1)
         differences = self.rows(candidates) - queries[:, None, :]
         squares = np.einsum("qkd,qkd->qk", differences, differences)
         nearest = np.argsort(squares, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(candidates, nearest, 1), np.sqrt(np.take_along_axis(squares, nearest, 1))
+
+    def _candidates(self, queries: NDArray[np.float32], number: int, k: int) -> NDArray[np.int64]:
+        """(Q, k) rows of one block, in any order."""
+        if self._faiss is None:
+            return _numpy_candidates(queries, self._blocks[number], self._squares[number], k)
+        return _faiss_candidates(self._faiss, queries, self._blocks[number], k)
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """(Q, C, D) descriptors of (Q, C) indices."""
@@ -92,14 +100,31 @@ class ExactSearch:
         return rows
 
 
-def _numpy_candidates(queries: NDArray[np.float32], block: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def _faiss_candidates(
+    faiss: ModuleType, queries: NDArray[np.float32], block: NDArray[np.float32], k: int
+) -> NDArray[np.int64]:
+    threads = faiss.omp_get_max_threads()
+    # One query is not divided among threads, and waking them costs tens of milliseconds on a busy machine.
+    faiss.omp_set_num_threads(1 if len(queries) < _FEW_QUERIES else threads)
+    try:
+        return faiss.knn(queries, block, k)[1]
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _numpy_candidates(
+    queries: NDArray[np.float32], block: NDArray[np.float32], squares: NDArray[np.float32], k: int
+) -> NDArray[np.int64]:
     """(Q, k) rows of the smallest |x|² − 2 q·x, in any order, by matrix products over slices of the block."""
     best = np.empty((len(queries), 0), np.int64)
     values = np.empty((len(queries), 0), np.float32)
     for begin in range(0, len(block), _ROWS_AT_ONCE):
-        rows = block[begin : begin + _ROWS_AT_ONCE]
-        here = np.einsum("nd,nd->n", rows, rows) - 2.0 * (queries @ rows.T)
-        indices = np.broadcast_to(np.arange(begin, begin + len(rows)), here.shape)
+        end = min(begin + _ROWS_AT_ONCE, len(block))
+        rows = block[begin:end]
+        # BLAS would divide even one query among threads, which costs as much as in FAISS.
+        products = np.einsum("qd,nd->qn", queries, rows) if len(queries) < _FEW_QUERIES else queries @ rows.T
+        here = squares[begin:end] - 2.0 * products
+        indices = np.broadcast_to(np.arange(begin, end), here.shape)
         best, values = np.concatenate([best, indices], axis=1), np.concatenate([values, here], axis=1)
         if values.shape[1] > k:
             chosen = np.argpartition(values, k - 1, axis=1)[:, :k]
