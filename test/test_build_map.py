@@ -198,3 +198,13 @@ def test_a_real_drive_becomes_a_map(shared_data: Path, tiny_bundle: Path, tmp_pa
     assert abs(geomap.datum.latitude_deg - 48.98) < 0.01
     assert build("--bundle", tiny_bundle, "--bag", shared_data / "bags" / "philly_gps", "--out", tmp_path / "no") == 1
     assert not (tmp_path / "no").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(
+    tiny_bundle: Path, tiny_places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build("--bundle", tiny_bundle, "--data", tiny_places, "--out", "/proc/nowhere/map") == 1
+    problem = capsys.readouterr().err
+    assert "error: " in problem
+    assert "/proc/nowhere" in problem
+    assert "Traceback" not in problem

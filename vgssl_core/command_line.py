@@ -85,11 +85,15 @@ def run(
 
 
 def guarded(work: Callable[[], int | None]) -> int:
-    """Run ``work``; print a `VgsslError` as one line with its remedy instead of a traceback."""
+    """Run ``work``; print a `VgsslError` or `OSError` as one line with its remedy instead of a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return work() or 0
     except VgsslError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except OSError as problem:
+        # A full disk or a folder without permission is the user's to mend too; the message names the file.
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
