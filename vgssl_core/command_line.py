@@ -89,11 +89,8 @@ def guarded(work: Callable[[], int | None]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return work() or 0
-    except VgsslError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    except OSError as problem:
-        # A full disk or a folder without permission is the user's to mend too; the message names the file.
+    except (VgsslError, OSError) as problem:
+        # A full disk or a folder without permission is the user's to mend too; that message names the file.
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
