@@ -22,6 +22,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from tiny import DATUM, picture
 
+from training.build_map import main as build_map_program
 from vgssl_core.bags import BagWriter
 from vgssl_core.imaging import Image
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Nothing here takes longer than this; what does is broken, and is ended.
 TIMEOUT_S = 20.0
 IMAGE_TOPIC = "/camera/image_raw"
-STEP_M = 10.0
+STEP_M = 30.0
 FIRST_STAMP_NS = 1_700_000_000_123_456_789
 _BLOCKED = "raise ImportError('torch is blocked in this test')\n"
 
@@ -113,8 +114,10 @@ class Program:
 
 
 def localizer(parameters: dict[str, Any], env: dict[str, str] | None = None) -> Program:
-    """The localizer node as its own process."""
-    given = [item for name, value in parameters.items() for item in ("-p", f"{name}:={_yaml(value)}")]
+    """The localizer node as its own process; a parameter that is None is not given."""
+    given = [
+        item for name, value in parameters.items() if value is not None for item in ("-p", f"{name}:={_yaml(value)}")
+    ]
     return Program(["vgssl_ros.localizer_node", "--ros-args", *given], env)
 
 
@@ -184,4 +187,11 @@ def write_drive(folder: Path, count: int = 12, period_ns: int = 100_000_001, see
             bag.fix("/gps/fix", stamp, "gps", *map(float, DATUM.to_wgs84(position)), sigma_m=(0.1, 0.1, 0.2))
             bag.odometry("/ground_truth/odom", stamp, "map", "base_link", position, 0.0)
             bag.compressed_image(f"{IMAGE_TOPIC}/compressed", stamp, "camera", jpeg(picture(seed + number)))
+    return folder
+
+
+def build_map(folder: Path, bundle: Path, drive: Path, position_topic: str = "/gps/fix") -> Path:
+    """A map of a drive, by the program that users call; odometry as positions gives a local one."""
+    arguments = ["--bundle", str(bundle), "--bag", str(drive), "--out", str(folder), "--position_topic", position_topic]
+    assert build_map_program(arguments) == 0
     return folder

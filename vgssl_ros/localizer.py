@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
 from sensor_msgs.msg import Image as RosImage
@@ -86,7 +88,7 @@ class LocalizerNode(LifecycleNode):
             self.destroy_subscription(self._subscription)
             self._subscription = None
         worker, self._worker = self._worker, None
-        if worker is not None and not worker.stop(_STOP_TIMEOUT_S) and self.context.ok():
+        if worker is not None and not worker.stop(_STOP_TIMEOUT_S):
             self.get_logger().warning(f"The image in work was not ready within {_STOP_TIMEOUT_S:g} s.")
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -186,9 +188,8 @@ class LocalizerNode(LifecycleNode):
             self._publish(self._localizer.localize(image), arrival.message.header)
         # One frame that fails must not silence the next ones; what it was stands in the diagnostics.
         except Exception as problem:
-            if self.context.ok():
-                self._statistics.failed(f"{type(problem).__name__}: {problem}")
-                self.get_logger().error(f"No answer: {problem!r}", throttle_duration_sec=_REPEAT_S)
+            self._statistics.failed(f"{type(problem).__name__}: {problem}")
+            self.get_logger().error(f"No answer: {problem!r}", throttle_duration_sec=_REPEAT_S)
             return
         self._statistics.answered((time.monotonic() - arrival.at_s) * 1e3)
 
@@ -224,34 +225,58 @@ class LocalizerNode(LifecycleNode):
         self._diagnostics.publish(messages.diagnostics(name, hardware, level, health.summary, health.values, stamp))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Start ROS, spin the node until a signal ends it, and clean up.
+def run(arguments: Sequence[str] | None, stop: threading.Event) -> int:
+    """Start ROS, let the node work until it is told to stop, and clean up.
 
     Args:
         arguments: ROS arguments; None takes the process's own.
+        stop: Set it to end the node, at any time.
 
     Returns:
-        Exit status: 0 after a signal, 1 when the node could not start.
+        Exit status: 0 when it was told to stop, 1 when the node could not start or failed.
     """
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as problem:
+        return _complain(problem)
     node: LocalizerNode | None = None
     try:
-        rclpy.init(args=arguments)
         node = LocalizerNode()
         if node.autostart and not node.start():
-            return 1 if rclpy.ok() else 0
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    except (ConfigError, RuntimeError) as problem:
-        # A signal during the start takes the ground from under whatever call comes next.
-        if rclpy.ok() or node is None:
-            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
             return 1
+        return _spin(node, stop)
+    except ConfigError as problem:
+        return _complain(problem)
     finally:
         if node is not None:
             node.stop()
             node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        rclpy.shutdown()
+
+
+def _spin(node: LocalizerNode, stop: threading.Event) -> int:
+    """Serve the node's callbacks beside the main thread, which alone sees signals and so must be free to."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            executor.spin()
+        except BaseException as problem:
+            failures.append(problem)
+            raise
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=serve, name="executor", daemon=True)
+    thread.start()
+    stop.wait()
+    executor.shutdown()
+    thread.join()
+    return 1 if failures else 0
+
+
+def _complain(problem: Exception) -> int:
+    print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+    return 1

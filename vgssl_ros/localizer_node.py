@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 
@@ -13,13 +14,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 after SIGINT or SIGTERM; 1 when the parameters are wrong or the configuration fails at the start.
     """
-    # ROS ends the spinning on a signal by itself. Python's own reaction, an exception wherever the program happens
-    # to be (importing, loading, cleaning up), would only show a traceback and turn a clean stop into a failure.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # Before the long imports. A signal only asks to stop: Python's own reaction is an exception wherever the program
+    # happens to be, and ROS's own takes the ground from under whatever call comes next.
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     try:
         from vgssl_ros.localizer import run
 
-        return run(arguments)
+        return run(arguments, stop)
     finally:
         # The interpreter gives handlers back to the system while it ends, which would kill it at a second Ctrl-C;
         # only an ignored signal stays ignored.

@@ -1,0 +1,264 @@
+"""The localizer node as its own process on real DDS: its topics, its lifecycle, its end, and what does not end it."""
+
+from __future__ import annotations
+
+import array
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ros_support
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.publisher import Publisher
+from ros_support import IMAGE_TOPIC, STEP_M, Ros, jpeg
+from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
+from sensor_msgs.msg import Image as RosImage
+from std_msgs.msg import Header
+from tiny import DATUM, make_bundle, picture
+
+from vgssl_ros.messages import read_cloud, stamp_ns, to_stamp
+
+OUTPUTS = {
+    "pose": PoseWithCovarianceStamped,
+    "fix": NavSatFix,
+    "hypotheses": PoseArray,
+    "hypotheses_cloud": PointCloud2,
+}
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ros_support.write_drive(tmp_path_factory.mktemp("node") / "drive")
+
+
+@pytest.fixture(scope="module")
+def built_map(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, drive: Path) -> Path:
+    return ros_support.build_map(tmp_path_factory.mktemp("node") / "map", tiny_bundle, drive)
+
+
+@pytest.fixture(scope="module")
+def given(built_map: Path, tiny_bundle: Path) -> dict[str, Any]:
+    return {"map_path": built_map, "bundle_path": tiny_bundle, "image_topic": IMAGE_TOPIC, "image_qos": "reliable"}
+
+
+@pytest.fixture
+def ros() -> Iterator[Ros]:
+    with ros_support.ros_node() as node:
+        yield node
+
+
+class Listener:
+    """Everything that a localizer says."""
+
+    def __init__(self, ros: Ros) -> None:
+        self._ros = ros
+        self.received = {name: ros.collect(kind, f"/localizer/{name}") for name, kind in OUTPUTS.items()}
+        self.diagnostics = ros.collect(DiagnosticArray, "/diagnostics")
+
+    def stamps(self, name: str) -> list[int]:
+        return [stamp_ns(message.header.stamp) for message in self.received[name]]
+
+    def status(self) -> dict[str, str]:
+        """The newest figures."""
+        if not self.diagnostics:
+            return {}
+        (status,) = self.diagnostics[-1].status
+        assert status.name == "localizer"
+        return {"message": status.message, **{item.key: item.value for item in status.values}}
+
+    def wait_for_answer(self, stamp: int) -> None:
+        self._ros.wait(lambda: all(stamp in self.stamps(name) for name in self.received), f"an answer to {stamp}")
+
+
+def camera(ros: Ros, kind: Any, topic: str) -> Publisher:
+    """A publisher that the localizer has matched, from both sides."""
+    publisher = ros.node.create_publisher(kind, topic, 10)
+    listener = Listener(ros)
+    ros.wait(
+        lambda: publisher.get_subscription_count() > 0 and listener.status().get("publishers") == "1",
+        f"a subscription of {topic}",
+    )
+    return publisher
+
+
+def raw(number: int, stamp: int) -> RosImage:
+    image = picture(number)
+    data = array.array("B")
+    data.frombytes(image.tobytes())
+    header = Header(stamp=to_stamp(stamp), frame_id="camera")
+    return RosImage(header=header, height=48, width=64, encoding="rgb8", step=64 * 3, data=data)
+
+
+def compressed(data: bytes, stamp: int) -> CompressedImage:
+    return CompressedImage(header=Header(stamp=to_stamp(stamp), frame_id="camera"), format="jpeg", data=data)
+
+
+def assert_clean(node: ros_support.Program) -> None:
+    assert node.end() == 0, node.output
+    assert "Traceback" not in node.output and "rror" not in node.output, node.output
+
+
+def test_a_raw_camera_is_answered_on_every_topic_with_torch_out_of_reach(
+    ros: Ros, given: dict[str, Any], tmp_path: Path
+):
+    env = ros_support.without_modules(tmp_path, "torch", "timm")
+    with ros_support.localizer(given, env) as node:
+        node.wait_for("Active: images from /camera/image_raw.")
+        listener = Listener(ros)
+        publisher = camera(ros, RosImage, IMAGE_TOPIC)
+        stamps = [5_000_000_007 + number for number in range(6)]
+        for number, stamp in enumerate(stamps):
+            publisher.publish(raw(number, stamp))
+            listener.wait_for_answer(stamp)
+        assert all(listener.stamps(name) == stamps for name in OUTPUTS)
+        ros.wait(lambda: listener.status().get("processed") == "6", "diagnostics of six answers")
+        node.interrupt()
+        assert_clean(node)
+    for number in range(6):
+        pose, fix, poses, cloud = (listener.received[name][number] for name in OUTPUTS)
+        truth = DATUM.to_wgs84([number * STEP_M, 0.0, 0.0])
+        assert abs(fix.latitude - truth[0]) < 1e-6 and abs(fix.longitude - truth[1]) < 1e-6
+        assert (pose.header.frame_id, fix.header.frame_id, cloud.header.frame_id) == ("map", "base_link", "map")
+        assert fix.position_covariance_type == NavSatFix.COVARIANCE_TYPE_DIAGONAL_KNOWN
+        rows = read_cloud(cloud)
+        assert len(rows) == len(poses.poses) and rows["rank"].tolist() == list(range(len(rows)))
+        assert poses.poses[0] == pose.pose.pose
+        assert np.isfinite(np.array(rows.tolist())).all() and (np.diag(pose.pose.covariance.reshape(6, 6)) > 0).all()
+    figures = listener.status()
+    assert (figures["state"], figures["received"], figures["overwritten"]) == ("active", "6", "0")
+    assert float(figures["latency_p95_ms"]) >= float(figures["latency_p50_ms"]) > 0
+
+
+def test_damaged_jpegs_are_counted_and_the_node_lives_on(ros: Ros, given: dict[str, Any]):
+    with ros_support.localizer({**given, "image_transport": "compressed"}) as node:
+        listener = Listener(ros)
+        publisher = camera(ros, CompressedImage, f"{IMAGE_TOPIC}/compressed")
+        whole = jpeg(picture(2))
+        for number, data in enumerate([b"no image", whole[: len(whole) // 2]]):
+            publisher.publish(compressed(data, 100 + number))
+            ros.wait(lambda n=number: listener.status().get("undecodable") == str(n + 1), "the count of damaged images")
+        assert "does not decode" in listener.status()["last_error"]
+        publisher.publish(compressed(whole, 200))
+        listener.wait_for_answer(200)
+        assert listener.stamps("pose") == [200]
+        node.interrupt()
+        assert node.end() == 0 and "Traceback" not in node.output
+        assert "Image left out" in node.output
+
+
+def test_under_overload_the_newest_frame_is_answered_and_the_others_are_counted(ros: Ros, given: dict[str, Any]):
+    # Decoding this takes far longer than sending it.
+    large = jpeg(picture(1, 3000, 2000))
+    with ros_support.localizer({**given, "image_transport": "compressed"}) as node:
+        listener = Listener(ros)
+        publisher = camera(ros, CompressedImage, f"{IMAGE_TOPIC}/compressed")
+        stamps = list(range(1000, 1012))
+        for stamp in stamps:
+            publisher.publish(compressed(large, stamp))
+        listener.wait_for_answer(stamps[-1])
+
+        def adds_up() -> bool:
+            figures = listener.status()
+            return int(figures["received"]) == int(figures["processed"]) + int(figures["overwritten"]) > 0
+
+        ros.wait(lambda: listener.stamps("pose")[-1] == stamps[-1] and adds_up(), "figures that add up")
+        assert int(listener.status()["overwritten"]) > 0
+        answered = listener.stamps("pose")
+        assert answered == sorted(answered) and set(answered) <= set(stamps)
+        assert len(answered) == int(listener.status()["processed"]) < len(stamps)
+        # Twice at once, while it ends.
+        for _ in range(3):
+            node.interrupt()
+        assert_clean(node)
+
+
+@pytest.mark.parametrize("moment", ["Configured", "Active"])
+def test_an_early_interrupt_is_a_clean_end_too(given: dict[str, Any], moment: str):
+    with ros_support.localizer(given) as node:
+        node.wait_for(moment)
+        node.interrupt()
+        assert_clean(node)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"map_path": None, "bundle_path": None}, "map_path and bundle_path not given: set the parameters"),
+        ({"map_path": "/nowhere"}, "There is no map at /nowhere"),
+        ({"bundle_path": "/nowhere"}, "There is no model bundle at /nowhere"),
+        ({"bundle_path": "foreign"}, "was built by|another model|of model"),
+        ({"k": 0}, "Parameter k .* out of range"),
+        ({"k": "many"}, "Parameter k .*expecting type"),
+        ({"image_transport": "theora"}, "must be one of raw, compressed"),
+        ({"backend": "abacus"}, "abacus"),
+    ],
+)
+def test_a_node_that_cannot_start_ends_with_one_line(
+    given: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+):
+    if change.get("bundle_path") == "foreign":
+        change = {"bundle_path": make_bundle(tmp_path / "foreign", seed=1).path}
+    with ros_support.localizer({**given, **change}) as node:
+        assert node.end() == 1
+        (line,) = [line for line in node.lines if "INFO" not in line]
+    assert re.search(message, line)
+
+
+def test_the_lifecycle_is_followed_and_a_failed_configuration_can_be_mended(
+    ros: Ros, given: dict[str, Any], tiny_bundle: Path, drive: Path, tmp_path: Path
+):
+    local = ros_support.build_map(tmp_path / "local", tiny_bundle, drive, "/ground_truth/odom")
+    with ros_support.localizer({**given, "autostart": False, "map_path": "/nowhere"}) as node:
+        listener = Listener(ros)
+
+        def change(transition: int) -> bool:
+            request = ChangeState.Request(transition=Transition(id=transition))
+            return ros.call(ChangeState, "/localizer/change_state", request).success
+
+        def state() -> int:
+            return ros.call(GetState, "/localizer/get_state", GetState.Request()).current_state.id
+
+        def set_parameter(name: str, value: ParameterValue) -> Any:
+            request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+            return ros.call(SetParameters, "/localizer/set_parameters", request).results[0]
+
+        text = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(local))
+        assert state() == State.PRIMARY_STATE_UNCONFIGURED
+        assert not change(Transition.TRANSITION_CONFIGURE)
+        assert state() == State.PRIMARY_STATE_UNCONFIGURED
+        assert set_parameter("map_path", text).successful
+        assert change(Transition.TRANSITION_CONFIGURE)
+        refused = set_parameter("map_path", text)
+        assert not refused.successful and "clean up first" in refused.reason
+        out_of_range = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=-1.0)
+        assert not set_parameter("altitude_default_sigma_m", out_of_range).successful
+        altitude = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=33.0)
+        assert set_parameter("altitude_default_m", altitude).successful
+
+        assert change(Transition.TRANSITION_ACTIVATE)
+        publisher = camera(ros, RosImage, IMAGE_TOPIC)
+        publisher.publish(raw(1, 10))
+        ros.wait(lambda: 10 in listener.stamps("pose"), "an answer while active")
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        ros.wait(lambda: publisher.get_subscription_count() == 0, "the end of the subscription")
+        assert change(Transition.TRANSITION_ACTIVATE)
+        ros.wait(lambda: publisher.get_subscription_count() == 1, "a new subscription")
+        ros.wait(lambda: listener.status()["state"] == "active" and listener.status()["publishers"] == "1", "activity")
+        publisher.publish(raw(2, 20))
+        ros.wait(lambda: 20 in listener.stamps("pose"), "an answer after the second activation")
+        assert listener.stamps("pose") == [10, 20] and listener.stamps("fix") == []
+        assert [field.name for field in listener.received["hypotheses_cloud"][0].fields][-1] == "sigma_yaw"
+        assert change(Transition.TRANSITION_DEACTIVATE) and change(Transition.TRANSITION_CLEANUP)
+        assert state() == State.PRIMARY_STATE_UNCONFIGURED
+        assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_INACTIVE_SHUTDOWN)
+        assert state() == State.PRIMARY_STATE_FINALIZED
+        node.interrupt()
+        assert node.end() == 0 and "Traceback" not in node.output, node.output
