@@ -42,10 +42,11 @@ class ReplayConfig:
         bag: Bag folder, or an .mcap or .db3 file.
         rate: Speed; 2 is twice as fast as recorded.
         topics: Topics to publish; all when not given.
-        image_topic: The topic whose subscribers are waited for, where there are several image topics.
+        image_topic: The topic whose subscriber is waited for, where there are several image topics; without images
+            it is a subscriber of any topic.
         start_s: Skip this much of the bag's time.
         duration_s: Publish this much of the bag's time; all when not given.
-        wait_s: Longest wait for a subscriber of the images before the start, seconds.
+        wait_s: Longest wait for the subscriber before the start, seconds.
         record: Folder for what the localizer answers: answers.csv and summary.json.
         localizer: Full name of the localizer to record.
         settle_s: Longest wait for the answer to the last image, seconds.
@@ -97,9 +98,10 @@ class Player:
             qos = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.RELIABLE, durability=durability)
             self._publishers[topic] = self._node.create_publisher(kind, topic, qos)
 
-    def has_subscriber(self, topic: str) -> bool:
-        """Whether someone has matched."""
-        return self._publishers[topic].get_subscription_count() > 0
+    def has_subscriber(self, topics: Sequence[str]) -> bool:
+        """Whether someone has matched one of these topics."""
+        publishers = (self._publishers[topic] for topic in topics if topic in self._publishers)
+        return any(publisher.get_subscription_count() > 0 for publisher in publishers)
 
     def play(self, messages: Iterator[RawMessage], before_publish: Callable[[RawMessage], None]) -> None:
         """Publish all messages, each when its time has come; delays do not add up."""
@@ -145,17 +147,17 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
     player = Player(node, lambda seconds: executor.spin_once(timeout_sec=seconds), config.rate)
     player.advertise(topics)
     recorder = None if config.record is None else AnswerRecorder(node, config.localizer)
-    if image_topic is not None:
+    awaited = list(topics) if image_topic is None else [image_topic]
 
-        def is_ready() -> bool:
-            return player.has_subscriber(image_topic) and (recorder is None or recorder.sees_publisher)
+    def is_ready() -> bool:
+        return player.has_subscriber(awaited) and (recorder is None or recorder.sees_publisher)
 
-        if not _wait(executor, is_ready, config.wait_s):
-            silence = f"Nothing subscribes to {image_topic} within {config.wait_s:g} s"
+    if not _wait(executor, is_ready, config.wait_s):
+        silence = f"Nothing subscribes to {' or '.join(awaited)} within {config.wait_s:g} s"
+        if recorder is not None:
             remedy = "start the localizer first, check its image topic, transport and name, and ROS_DOMAIN_ID"
-            if recorder is not None:
-                raise DataError(f"{silence}: {remedy}.")
-            _log.warning("%s: playing all the same.", silence)
+            raise DataError(f"{silence}: {remedy}.")
+        _log.warning("%s: playing all the same.", silence)
 
     def before_publish(message: RawMessage) -> None:
         if recorder is not None and message.topic == image_topic:
@@ -170,7 +172,7 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
 
 
 def _image_topic(bag: BagReader, config: ReplayConfig) -> str | None:
-    """The topic whose subscribers are waited for; None where a bag without images is only played."""
+    """The topic whose subscribers are waited for; None, which waits for any, where no images are played."""
     chosen = [topic for topic in bag.image_topics if not config.topics or topic in config.topics]
     if config.image_topic is not None or config.record is not None or len(chosen) > 1:
         return bag.image_topic(config.image_topic or (chosen[0] if len(chosen) == 1 else None))

@@ -1,0 +1,138 @@
+"""A bag over real DDS into the localizer and back: nothing is lost, changed or reordered."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ros_support
+from ros_support import IMAGE_TOPIC, Program, Ros
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import NavSatFix
+
+from vgssl_core.bags import BagReader
+from vgssl_core.localization import open_localizer
+from vgssl_ros.base_pose import CameraMount, DefaultAltitude
+from vgssl_ros.messages import stamp_ns
+
+COUNT = 30
+MOUNT = [0.5, 0.2, 1.0, 0.0, 0.1, 0.3]
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ros_support.write_drive(tmp_path_factory.mktemp("replay") / "drive", COUNT)
+
+
+@pytest.fixture(scope="module")
+def built_map(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, drive: Path) -> Path:
+    return ros_support.build_map(tmp_path_factory.mktemp("replay") / "map", tiny_bundle, drive)
+
+
+@pytest.fixture
+def ros() -> Iterator[Ros]:
+    with ros_support.ros_node() as node:
+        yield node
+
+
+def replay(*arguments: Any) -> Program:
+    return Program(["vgssl_ros.replay", *map(str, arguments)])
+
+
+def test_every_frame_is_answered_in_order_and_as_the_offline_localizer_answers(
+    tmp_path: Path, tiny_bundle: Path, built_map: Path, drive: Path
+):
+    parameters = {
+        "map_path": built_map,
+        "bundle_path": tiny_bundle,
+        "image_topic": IMAGE_TOPIC,
+        "image_transport": "compressed",
+        "camera_extrinsics": MOUNT,
+        "use_sim_time": True,
+    }
+    with ros_support.localizer(parameters) as node:
+        with replay("--bag", drive, "--record", tmp_path / "out", "--rate", 2) as program:
+            assert program.end() == 0, program.output
+            assert f"published {COUNT} frames, answered {COUNT} (100.0 %), out of order 0" in program.output
+        node.interrupt()
+        assert node.end() == 0 and "Traceback" not in node.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["frames_answered"] == COUNT and summary["unknown_stamps"] == summary["out_of_order"] == 0
+    assert summary["localizer"]["processed"] == str(COUNT) and summary["localizer"]["overwritten"] == "0"
+    with open(tmp_path / "out" / "answers.csv", newline="") as file:
+        answers = list(csv.DictReader(file))
+    localizer, mount = open_localizer(built_map, tiny_bundle), CameraMount(MOUNT)
+    with BagReader(drive) as bag:
+        frames = list(bag.frames())
+    assert [int(answer["stamp_ns"]) for answer in answers] == [frame.stamp_ns for frame in frames]
+    for frame, answer in zip(frames, answers, strict=True):
+        best = localizer.localize(frame.image()).hypotheses[0]
+        offline = mount.base_pose(best, localizer.geomap.datum, DefaultAltitude(0.0, 10.0))
+        values = {name: float(value) for name, value in answer.items()}
+        assert [values["x_m"], values["y_m"], values["z_m"]] == pytest.approx(offline.position_m, abs=1e-9)
+        assert values["yaw_rad"] == pytest.approx(offline.yaw_rad, abs=1e-9)
+        assert (values["latitude_deg"], values["longitude_deg"]) == (offline.latitude_deg, offline.longitude_deg)
+        assert values["score"] == pytest.approx(offline.score, rel=1e-6)
+        assert values["latency_ms"] > 0
+
+
+def test_a_part_of_a_bag_is_played_with_its_clock(ros: Ros, drive: Path):
+    clocks, fixes = ros.collect(Clock, "/clock"), ros.collect(NavSatFix, "/gps/fix")
+    arguments = ["--bag", drive, "--topics+", "/gps/fix", "--start_s", 1.0, "--duration_s", 0.5, "--rate", 0.5]
+    with replay(*arguments) as program:
+        ros.wait(lambda: program.process.poll() is not None, "the end of the replay")
+        assert program.end() == 0, program.output
+    first, period = ros_support.FIRST_STAMP_NS, 100_000_001
+    stamps = [stamp_ns(fix.header.stamp) for fix in fixes]
+    # A subscriber may learn of the publisher a moment after the publisher of the subscriber, and miss the first.
+    assert stamps and stamps == [first + number * period for number in range(10, 15)][-len(stamps) :]
+    times = [stamp_ns(clock.clock) for clock in clocks]
+    assert times == sorted(times) and times
+    assert first + 1_000_000_000 <= times[0] and times[-1] <= first + 1_500_000_000 + period
+
+
+def test_without_a_localizer_recording_is_an_error_and_leaves_nothing(tmp_path: Path, drive: Path):
+    with replay("--bag", drive, "--record", tmp_path / "out", "--wait_s", 0.2) as program:
+        assert program.end() == 1
+    assert (
+        "error: Nothing subscribes to /camera/image_raw/compressed within 0.2 s: start the localizer" in program.output
+    )
+    assert "Traceback" not in program.output and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "0"], "--rate is 0.0: it must be positive"),
+        (["--topics", "[/nothing]"], "has no topic /nothing"),
+        (["--image_topic", "/gps/fix"], "has no image topic /gps/fix"),
+        (["--duration_s", "-1"], "--duration_s is -1.0"),
+    ],
+)
+def test_wrong_settings_are_named(drive: Path, arguments: list[str], message: str):
+    with replay("--bag", drive, *arguments) as program:
+        assert program.end() == 1
+    assert message in program.output and "Traceback" not in program.output
+
+
+def test_a_bag_without_images_cannot_be_recorded_against(shared_data: Path, tmp_path: Path):
+    with replay("--bag", shared_data / "bags" / "philly_gps", "--record", tmp_path / "out") as program:
+        assert program.end() == 1
+    assert "holds no images" in program.output and not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_replay_ends_without_a_traceback(ros: Ros, drive: Path):
+    clocks = ros.collect(Clock, "/clock")
+    with replay("--bag", drive, "--rate", 0.01, "--wait_s", 0) as program:
+        ros.wait(lambda: clocks, "the clock")
+        os.kill(program.process.pid, signal.SIGINT)
+        assert program.end() == 130
+    assert "Traceback" not in program.output and "stopped" in program.output
+    assert math.isfinite(stamp_ns(clocks[0].clock))
