@@ -64,19 +64,19 @@ DAY = Condition("day")
 CONDITIONS = {
     "day": DAY,
     "dusk": Condition(
-        "dusk", (0.46, 0.45, 0.56), 0.95, 0.08, haze_m=500, haze=(150, 112, 110), zenith=(44, 54, 96), noise=6.0
+        "dusk", (0.58, 0.55, 0.64), 0.95, 0.08, haze_m=500, haze=(150, 112, 110), zenith=(44, 54, 96), noise=5.0
     ),
     "rain": Condition(
         "rain",
-        (0.72, 0.74, 0.78),
+        (0.80, 0.81, 0.84),
         0.25,
         0.0,
         wet=1.0,
-        haze_m=150,
+        haze_m=220,
         haze=(158, 164, 170),
         zenith=(128, 134, 142),
-        contrast=0.85,
-        saturation=0.75,
+        contrast=0.92,
+        saturation=0.85,
         noise=4.0,
     ),
     "winter": Condition(
@@ -89,8 +89,8 @@ CONDITIONS = {
         haze_m=260,
         haze=(222, 226, 232),
         zenith=(204, 212, 222),
-        contrast=0.9,
-        saturation=0.8,
+        contrast=0.95,
+        saturation=0.9,
         noise=3.0,
     ),
 }
@@ -137,7 +137,7 @@ def develop(
     _fall(image, condition, rng)
     amount = 1.0 if is_query else 0.35
     color, contrast = np.exp(rng.normal(0, 0.12 * amount, 2)) * (condition.saturation, condition.contrast)
-    balance = np.exp(rng.normal(0, 0.05 * amount, 3) + rng.normal(0, 0.16 * amount))
+    balance = np.exp(rng.normal(0, 0.03 * amount, 3) + rng.normal(0, 0.12 * amount))
     # Saturation, contrast and white balance are one linear map of RGB.
     gray = np.full((3, 3), 1 / 3)
     mix = balance[:, None] * (contrast * (gray + color * (np.eye(3) - gray)))

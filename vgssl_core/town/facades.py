@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vgssl_core.imaging import Image
 from vgssl_core.town.walls import SCALE, WALLS, draw_wall, tone, wall_colors
 
-CATALOGUE_SIZE = 26
+CATALOGUE_SIZE = 18
 _ROOFS = [(150, 76, 58), (120, 62, 52), (78, 80, 88), (96, 88, 82), (70, 72, 74)]
 _SYLLABLES = (
     "ba",

@@ -13,6 +13,7 @@ from vgssl_core.town.config import TownConfig
 Floats = NDArray[np.float64]
 SPLITS = ("train", "val", "test")
 PAVEMENT_M = 2.6
+SURFACES = 20
 #: No image is taken this near to the middle of a crossing: there the neighbours look another way.
 CROSSING_M = 9.0
 #: Free space between the outermost streets of two districts.
@@ -28,6 +29,7 @@ class Street:
         start_m, end_m: (2,) ENU positions of the crossings.
         half_width_m: From the middle line to the kerb.
         inner: Whether it belongs to the photographed network, and not to the rim.
+        surface: Which of the road and pavement surfaces it has, from 0 to `SURFACES` - 1.
     """
 
     start: tuple[int, int]
@@ -36,6 +38,7 @@ class Street:
     end_m: Floats
     half_width_m: float
     inner: bool
+    surface: int
 
     @property
     def length_m(self) -> float:
@@ -103,7 +106,7 @@ def _plan_district(seed: int, index: int, size: int, center_m: Floats, block_m: 
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     crossings = crossings @ turn.T + center_m
     row_widths, column_widths = (rng.choice([3.2, 3.8, 4.6], count) for _ in range(2))
-    streets = _streets(crossings, row_widths, column_widths)
+    streets = _streets(rng, crossings, row_widths, column_widths)
     blocks = []
     for row in range(count - 1):
         for column in range(count - 1):
@@ -113,7 +116,7 @@ def _plan_district(seed: int, index: int, size: int, center_m: Floats, block_m: 
     return District(index, tuple(streets), tuple(blocks))
 
 
-def _streets(crossings: Floats, row_widths: Floats, column_widths: Floats) -> list[Street]:
+def _streets(rng: np.random.Generator, crossings: Floats, row_widths: Floats, column_widths: Floats) -> list[Street]:
     """Neighbouring parallel streets run in opposite directions, so that every crossing can be reached."""
     count = len(crossings)
     streets = []
@@ -126,7 +129,8 @@ def _streets(crossings: Floats, row_widths: Floats, column_widths: Floats) -> li
                 inner = 1 <= line <= count - 2 and 1 <= step <= count - 3
                 width = (row_widths if along_row else column_widths)[line]
                 start_m, end_m = (crossings[end] for end in ends)
-                streets.append(Street(ends[0], ends[1], start_m, end_m, float(width), inner))
+                surface = int(rng.integers(SURFACES))
+                streets.append(Street(ends[0], ends[1], start_m, end_m, float(width), inner, surface))
     return streets
 
 

@@ -174,12 +174,16 @@ def _build_side(
             things.append(_tree(rng, at, str(rng.choice(TREE_KINDS)), rng.uniform(6, 12)))
         return
     design, color = catalogue[rng.integers(len(catalogue))], int(rng.integers(6))
+    # Identical houses in a row tell nothing by their shape; in most rows each is painted in its own colour.
+    painted = rng.random() < 0.75
     at, setback = 0.0, float(rng.uniform(3, 5)) if style == "villas" else 0.0
     if style == "villas":
         _hedge(rng, things, start_m, along, room)
     while True:
         if style != "row":
-            design, color = catalogue[rng.integers(len(catalogue))], int(rng.integers(6))
+            design = catalogue[rng.integers(len(catalogue))]
+        if style != "row" or painted:
+            color = int(rng.integers(6))
         if at + design.width_m > room:
             break
         shop = int(rng.integers(400)) if style == "mixed" and rng.random() < 0.3 else -1

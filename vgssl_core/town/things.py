@@ -12,7 +12,7 @@ from vgssl_core.imaging import Image
 
 TREE_KINDS = ("round", "column", "cone", "wide")
 TREE_SEEDS = 5
-PAINTS = [(150, 28, 32), (36, 60, 120), (232, 232, 230), (40, 42, 46), (140, 144, 150), (96, 104, 96), (196, 160, 60)]
+PAINTS = [(232, 232, 230), (198, 200, 202), (140, 144, 150), (92, 96, 100), (40, 42, 46), (48, 58, 84), (112, 40, 42)]
 
 
 def draw_tree(kind: str, seed: int, bare: bool, snow: bool) -> NDArray[np.uint8]:
