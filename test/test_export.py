@@ -27,7 +27,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_place_set(tmp_path_factory.mktemp("places"), count=10, queries=8)
     out = tmp_path_factory.mktemp("runs") / "run"
     given = ["--method", "mocov2", "--data", str(root), "--val", str(root), "--out", str(out), "--pretrained", "false"]
-    given += ["--backbone", "test_resnet", "--descriptor_dim", "8", "--width", "48", "--height", "32"]
+    given += [
+        "--backbone",
+        "test_resnet",
+        "--pooling",
+        "grid_gem",
+        "--descriptor_dim",
+        "8",
+        "--width",
+        "48",
+        "--height",
+        "32",
+    ]
     given += ["--batch_size", "4", "--epochs", "2", "--lr", "1e-3", "--options.queue_size", "8"]
     assert train.main(given) == 0
     return out

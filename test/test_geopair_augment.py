@@ -48,6 +48,15 @@ def test_positive_is_only_resized_by_default() -> None:
     assert np.array_equal(y, preprocessing.resize(ramp()))
 
 
+def test_swapped_views_change_places_and_nothing_else() -> None:
+    def views(swap: float) -> tuple[np.ndarray, np.ndarray]:
+        augmentation = PairAugmentation(AugmentConfig(swap=swap, jitter=0.2), Preprocessing(32, 24))
+        return augmentation.query_and_positive(ramp(), 255 - ramp(), np.random.default_rng(5))
+
+    (x, y), (other_x, other_y) = views(0.0), views(1.0)
+    assert np.array_equal(x, other_y) and np.array_equal(y, other_x)
+
+
 def test_jitter_keeps_kind_and_changes_pixels() -> None:
     changed = jittered(ramp(), 0.4, np.random.default_rng(3))
     assert changed.dtype == np.uint8 and changed.shape == ramp().shape

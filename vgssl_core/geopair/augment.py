@@ -21,6 +21,8 @@ class AugmentConfig:
         crop_keeps_aspect: ``crop_ratio`` counts relative to the image's own width / height, as wide images need.
         crop_positive: Crop the positive too, with its own draw.
         flip: Probability of a horizontal flip, one draw for the pair, so that its geometry agrees.
+        swap: Probability that the two images of a pair change places as views. At 0.5 both encoders, and their batch
+            norm, see queries and database alike, which matters where the two were taken in another season.
         jitter: Largest relative change of brightness, contrast and colour, drawn for each image; 0 is off.
     """
 
@@ -29,6 +31,7 @@ class AugmentConfig:
     crop_keeps_aspect: bool = False
     crop_positive: bool = False
     flip: float = 0.5
+    swap: float = 0.0
     jitter: float = 0.0
 
 
@@ -42,7 +45,8 @@ class PairAugmentation:
     def query_and_positive(self, query: Image, positive: Image, rng: np.random.Generator) -> tuple[Image, Image]:
         """The pair with a crop of the query and one flip for both."""
         flip = rng.random() < self.config.flip
-        return self._vary(query, rng, True, flip), self._vary(positive, rng, self.config.crop_positive, flip)
+        x, y = self._vary(query, rng, True, flip), self._vary(positive, rng, self.config.crop_positive, flip)
+        return (y, x) if rng.random() < self.config.swap else (x, y)
 
     def plain(self, image: Image) -> Image:
         """An image that is only resized, as at evaluation."""
