@@ -41,25 +41,25 @@ def track_map(
         radius_m: Estimates nearer to the truth than this are drawn as right.
     """
     with rc_context(_STYLE):
-        figure, axes = _axes(7.6, 5.6)
-        axes.scatter(*database_m.T, s=9, c=MAP, linewidths=0, label="map images")
+        figure, axes = _axes(10.4, 6.8)
+        axes.scatter(*database_m.T, s=12, c=MAP, linewidths=0, label="map images")
         axes.plot(*truth_m.T, color=TRUTH, lw=1.6, label="true track")
         right = np.linalg.norm(estimate_m - truth_m, axis=1) <= radius_m
         wrong = ~right & np.isfinite(estimate_m[:, 0])
         for truth, estimate in zip(truth_m[wrong], estimate_m[wrong], strict=True):
             axes.plot(*np.stack([truth, estimate]).T, color=BAD, lw=0.5, alpha=0.3)
-        axes.scatter(*estimate_m[wrong].T, s=10, c=BAD, linewidths=0, label=f"estimate beyond {radius_m:g} m")
-        axes.scatter(*estimate_m[right].T, s=10, c=GOOD, linewidths=0, label=f"estimate within {radius_m:g} m")
+        axes.scatter(*estimate_m[wrong].T, s=14, c=BAD, linewidths=0, label=f"estimate beyond {radius_m:g} m")
+        axes.scatter(*estimate_m[right].T, s=14, c=GOOD, linewidths=0, label=f"estimate within {radius_m:g} m")
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(xlabel="east [m]", ylabel="north [m]")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=4, fontsize=8)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=4, fontsize=8)
         return _svg(figure)
 
 
 def recall_bars(results: Mapping[str, Mapping[int, float]]) -> str:
     """Recall@N of several descriptors side by side: name → (N → percent)."""
     with rc_context(_STYLE):
-        figure, axes = _axes(5.6, 3.2)
+        figure, axes = _axes(5.2, 3.2)
         width = 0.8 / len(results)
         for row, (name, recall) in enumerate(results.items()):
             places = np.arange(len(recall)) + (row - (len(results) - 1) / 2) * width
@@ -80,7 +80,7 @@ def cumulative(values: NDArray[np.floating], label: str, mark: float | None = No
         mark: Value to mark with a vertical line.
     """
     with rc_context(_STYLE):
-        figure, axes = _axes(5.6, 3.2)
+        figure, axes = _axes(5.2, 3.2)
         ordered = np.sort(np.maximum(values[np.isfinite(values)], 1e-2))
         axes.step(ordered, 100.0 * np.arange(1, len(ordered) + 1) / max(len(values), 1), where="post", color=_SERIES[2])
         if mark is not None:
@@ -93,7 +93,7 @@ def cumulative(values: NDArray[np.floating], label: str, mark: float | None = No
 def histogram(values: NDArray[np.floating], label: str) -> str:
     """Distribution of a quantity over frames."""
     with rc_context(_STYLE):
-        figure, axes = _axes(5.6, 3.2)
+        figure, axes = _axes(5.2, 3.2)
         axes.hist(values[np.isfinite(values)], bins=40, color=_SERIES[2])
         axes.set(xlabel=label, ylabel="frames")
         return _svg(figure)
