@@ -108,7 +108,7 @@ def test_a_killed_training_resumes_to_the_same_bits(data: Path, tmp_path: Path, 
         assert same(a[part], b[part]), part
 
 
-@pytest.mark.parametrize("method", [MOCO, TRIPLET], ids=["mocov2", "triplet"])
+@pytest.mark.parametrize("method", [[*MOCO, "--precision", "bf16"], TRIPLET], ids=["mocov2-bf16", "triplet"])
 def test_end_of_the_time_saves_validates_and_resumes_to_the_same_bits(
     data: Path, tmp_path: Path, method: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

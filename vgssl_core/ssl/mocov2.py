@@ -6,6 +6,7 @@ He et al., 2020, https://arxiv.org/abs/1911.05722; Chen et al., 2020, https://ar
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional
 from vgssl_core.errors import ConfigError
 from vgssl_core.models import DescriptorNet
 from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod, TrainingScale
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,9 @@ def queue_length(config: Config, scale: TrainingScale) -> int:
         ConfigError: The keys of one batch do not fit in it.
     """
     size, limit = config.queue_size, int(config.queue_fraction * scale.pairs)
-    if config.queue_fraction > 0:
-        size = min(size, limit)
+    if config.queue_fraction > 0 and limit < size:
+        logger.info("The queue holds %d keys: %g of the %d pairs.", limit, config.queue_fraction, scale.pairs)
+        size = limit
     new = scale.batch_size * (2 if config.symmetric else 1)
     if new > size:
         raise ConfigError(
