@@ -60,6 +60,7 @@ class Summary:
         frames_answered: Images with an answer.
         out_of_order: Answers to an older image than the answer before.
         unknown_stamps: Answers with a stamp that no image had.
+        duplicates: Answers to an image that had one already: two localizers have the same name.
         latency_p50_ms, latency_p95_ms: None without answers.
         localizer: The localizer's own figures, from its last diagnostics.
     """
@@ -68,6 +69,7 @@ class Summary:
     frames_answered: int
     out_of_order: int
     unknown_stamps: int
+    duplicates: int
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     localizer: dict[str, str]
@@ -80,9 +82,10 @@ class Summary:
             if self.latency_p50_ms is None
             else f", latency p50 {self.latency_p50_ms:.1f} ms p95 {self.latency_p95_ms:.1f} ms"
         )
+        twice = f", answered twice {self.duplicates} (is there a second localizer?)" if self.duplicates else ""
         return (
             f"published {self.frames_published} frames, answered {self.frames_answered} ({share:.1f} %), "
-            f"out of order {self.out_of_order}, unknown stamps {self.unknown_stamps}{latency}"
+            f"out of order {self.out_of_order}, unknown stamps {self.unknown_stamps}{twice}{latency}"
         )
 
 
@@ -145,6 +148,7 @@ class AnswerRecorder:
             frames_answered=len(set(stamps) & self._sent_s.keys()),
             out_of_order=sum(later < earlier for earlier, later in itertools.pairwise(stamps)),
             unknown_stamps=sum(stamp not in self._sent_s for stamp in stamps),
+            duplicates=len(stamps) - len(set(stamps)),
             latency_p50_ms=middle,
             latency_p95_ms=high,
             localizer=self.status,
