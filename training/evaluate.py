@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from vgssl_core.evaluation.drive import retrieval_sections
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.report import Retrieval, Section, Tile, write_report
 from vgssl_core.evaluation.retrieval import RetrievalResult, retrieve
-from vgssl_core.imaging import read_image
+from vgssl_core.imaging import Preprocessing, read_image
 from vgssl_core.inference import Embedder, load_bundle, open_embedder
+from vgssl_core.resources import config_file
+from vgssl_core.storage import read_yaml
 
 _BATCH_NORM_IMAGES = 512
 
@@ -31,9 +34,9 @@ class EvaluateConfig:
         data: Place set with database and queries.
         out: Folder for metrics.json and report.html.
         bundle: Model bundle.
-        baseline: Evaluate this instead of the bundle's network: hog (hand-made), or untrained (the bundle's
-            architecture with random weights, batch-norm statistics estimated on images of the set's train split, or
-            of the whole set where it has no splits).
+        baseline: Evaluate this instead of the bundle's network: hog (hand-made), or untrained (the architecture of
+            the bundle, or without one of the small configuration, with random weights and with batch-norm statistics
+            estimated on images of the set's train split, or of the whole set where it has no splits).
         split: Which split of the set, where it has splits.
         backend: Engine that runs the bundle.
         radius_m: A database image within this distance of a query is right.
@@ -72,20 +75,25 @@ def _embedder(config: EvaluateConfig) -> Embedder:
 
 
 def _untrained(config: EvaluateConfig) -> Embedder:
-    """A network of the bundle's architecture with random weights and batch norm fitted to training images."""
+    """A network with random weights and batch norm fitted to training images."""
     # Only this baseline needs torch: bundles are evaluated without it.
     from vgssl_core.models import NetworkConfig, TorchEmbedder, untrained_network
+    from vgssl_core.models.input_size import input_size
 
-    if config.bundle is None:
-        raise ConfigError("--baseline untrained needs --bundle BUNDLE: it takes the architecture from there.")
-    bundle = load_bundle(config.bundle)
     learned = places.read_place_set(config.data, "train")
     paths = [*learned.database.paths, *learned.queries.paths]
+    if config.bundle is not None:
+        bundle = load_bundle(config.bundle)
+        architecture, preprocessing = bundle.architecture, bundle.preprocessing
+    else:
+        small = read_yaml(config_file("train/small/mocov2.yaml"), ConfigError, "a configuration of training")
+        names = {field.name for field in dataclasses.fields(NetworkConfig)}
+        architecture = {name: value for name, value in small.items() if name in names}
+        preprocessing = Preprocessing(*input_size(learned.database.paths, small["pixels"]))
     chosen = np.random.default_rng(config.seed).permutation(len(paths))[:_BATCH_NORM_IMAGES]
     images = [read_image(paths[i]) for i in chosen]
-    architecture = NetworkConfig.from_architecture(bundle.architecture)
-    network = untrained_network(architecture, images, bundle.preprocessing, config.seed)
-    return TorchEmbedder(network, bundle.preprocessing)
+    network = untrained_network(NetworkConfig.from_architecture(architecture), images, preprocessing, config.seed)
+    return TorchEmbedder(network, preprocessing)
 
 
 def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
