@@ -6,13 +6,13 @@ given leaves the value of the parameter file; ``--show-args`` tells them all.
 
 from __future__ import annotations
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchContext, LaunchDescription
 
 #: Launch argument: parameter of the node and description.
 OVERRIDES = {
@@ -29,8 +29,11 @@ def localizer(context: LaunchContext) -> list[Node]:
     def given(argument: str) -> str:
         return LaunchConfiguration(argument).perform(context)
 
+    # As text, or a map in a folder named 2024 would become a number.
     overrides: dict[str, object] = {
-        parameter: given(argument) for argument, (parameter, _) in OVERRIDES.items() if given(argument)
+        parameter: ParameterValue(given(argument), value_type=str)
+        for argument, (parameter, _) in OVERRIDES.items()
+        if given(argument)
     }
     overrides["use_sim_time"] = given("use_sim_time").lower() in ("true", "1")
     return [

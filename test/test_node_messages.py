@@ -172,3 +172,31 @@ def test_the_modules_without_a_node_hold_no_rclpy():
     for name in ("messages", "base_pose", "health", "latest_slot", "evaluate_bag"):
         text = (Path(messages.__file__).parent / f"{name}.py").read_text()
         assert "import rclpy" not in text and "from rclpy" not in text
+
+
+def raw_image(encoding: str) -> RosImage:
+    message = RosImage(width=2, height=1, step=6, encoding=encoding)
+    message.data = bytes(range(6))
+    return message
+
+
+def test_an_encoding_that_is_not_ours_names_the_known_ones_where_there_is_no_cv_bridge():
+    with pytest.raises(DataError, match=r"'16UC7' is not known. Known are .*rgb8"):
+        messages.decode(raw_image("16UC7"))
+
+
+def test_an_encoding_that_is_not_ours_goes_to_the_distributions_cv_bridge(tmp_path, monkeypatch):
+    (tmp_path / "cv_bridge.py").write_text(
+        "import numpy\n"
+        "class CvBridge:\n"
+        "    def imgmsg_to_cv2(self, message, encoding):\n"
+        "        if message.encoding == 'broken':\n"
+        "            raise RuntimeError('no such conversion')\n"
+        "        assert encoding == 'rgb8'\n"
+        "        return numpy.full((message.height, message.width, 3), 7, numpy.uint8)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert messages.decode(raw_image("16UC7")).tolist() == [[[7, 7, 7], [7, 7, 7]]]
+    with pytest.raises(DataError, match="no such conversion"):
+        messages.decode(raw_image("broken"))
+    assert messages.decode(raw_image("rgb8")).tolist() == [[[0, 1, 2], [3, 4, 5]]]

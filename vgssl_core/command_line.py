@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import docstring_parser
 import jsonargparse
@@ -21,7 +21,6 @@ def parse(
     arguments: Sequence[str] | None,
     program: str,
     positional: Sequence[str] = (),
-    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
     """Fill a configuration dataclass from the command line.
 
@@ -31,7 +30,6 @@ def parse(
         arguments: Command line without the program's name; None takes the process's own.
         program: Name for the help, for example ``vgssl export``.
         positional: Required fields that are given without a flag, in this order.
-        defaults: Values that replace the dataclass's own defaults, below the YAML file of ``--config``.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 for an unknown flag or key or a value of the wrong type.
@@ -44,8 +42,6 @@ def parse(
     for name in positional:
         parser.add_argument(name, type=hints[name], help=descriptions.get(name))
     parser.add_class_arguments(config_type, skip=set(positional))
-    if defaults:
-        parser.set_defaults(dict(defaults))
     given = [_with_underscores(item) for item in (sys.argv[1:] if arguments is None else arguments)]
     given = _with_values(given, {f"--{name}" for name, hint in hints.items() if hint is bool})
     values = parser.instantiate(parser.parse_args(given))

@@ -7,6 +7,7 @@ standard deviation that says so.
 from __future__ import annotations
 
 import array
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,7 @@ from sensor_msgs.msg import Image as RosImage
 from std_msgs.msg import Header
 
 from vgssl_core import imaging
+from vgssl_core.errors import DataError
 from vgssl_ros.base_pose import LEVEL_SIGMA_RAD, BasePose
 
 #: Columns of ``~/hypotheses_cloud``: eight float32, then three float64 that so lie on multiples of eight bytes.
@@ -41,6 +43,8 @@ def to_stamp(nanoseconds: int) -> Time:
 def decode(message: RosImage | CompressedImage) -> imaging.Image:
     """The RGB image of a message, from its bytes without a copy.
 
+    Raw encodings that `vgssl_core.imaging` does not know go to the distribution's cv_bridge, where there is one.
+
     Raises:
         DataError: Damaged, empty, or of an encoding that is not known.
     """
@@ -48,9 +52,24 @@ def decode(message: RosImage | CompressedImage) -> imaging.Image:
     data = np.frombuffer(message.data, np.uint8)
     if isinstance(message, CompressedImage):
         return imaging.decode_image(data, source)
+    if message.encoding.lower() not in imaging.RAW_ENCODINGS and importlib.util.find_spec("cv_bridge"):
+        return _with_cv_bridge(message, source)
     return imaging.raw_to_rgb(
         data, message.width, message.height, message.encoding, message.step, bool(message.is_bigendian), source
     )
+
+
+def _with_cv_bridge(message: RosImage, source: str) -> imaging.Image:
+    # Imported here because the wheels lack it, and because it breaks with numpy 2 in some distributions.
+    try:
+        from cv_bridge import CvBridge
+
+        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), np.uint8)
+    except Exception as problem:  # CvBridgeError, or whatever a broken build raises
+        raise DataError(
+            f"{source}: the encoding {message.encoding!r} is converted by cv_bridge, and that failed: {problem}. "
+            f"Known without it are {', '.join(imaging.RAW_ENCODINGS)}."
+        ) from problem
 
 
 def pose_with_covariance(pose: BasePose, header: Header) -> PoseWithCovarianceStamped:
