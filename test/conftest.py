@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ SOAK = os.environ.get("VGSSL_SOAK") == "1"
 settings.register_profile("reduced", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("soak", max_examples=1000, deadline=None)
 settings.load_profile("soak" if SOAK else "reduced")
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """Networks here are too small to share between cores, and bits repeat only with the same number of threads.
+
+    Set anew for each test, because torch shares its OpenMP with FAISS, which other tests set.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from tiny import make_place_set, picture
 
 from training import export, train
@@ -17,9 +16,6 @@ from vgssl_core.geopair import load_run
 from vgssl_core.inference import load_bundle, open_embedder
 from vgssl_core.models import TorchEmbedder
 from vgssl_core.models.onnx_export import verified_descriptors
-
-#: One thread: the networks here are too small to share between cores.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

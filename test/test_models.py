@@ -31,9 +31,6 @@ from vgssl_core.models.poolings.gem import Pooling
 from vgssl_core.models.poolings.grid_gem import Pooling as GridPooling
 from vgssl_core.models.untrained import untrained_embedder
 
-#: One thread: the networks here are too small to share between cores.
-torch.set_num_threads(1)
-
 TINY = NetworkConfig(backbone="test_resnet", descriptor_dim=8, pretrained=False)
 SIZE = Preprocessing(48, 32)
 

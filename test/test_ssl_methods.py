@@ -10,9 +10,6 @@ from vgssl_core.geopair.config import with_options
 from vgssl_core.models import NetworkConfig, build_network
 from vgssl_core.ssl.method import PairBatch, SslMethod, TrainingScale, method_module, method_names
 
-#: One thread: the networks here are too small to share between cores.
-torch.set_num_threads(1)
-
 
 def build(name: str) -> SslMethod:
     torch.manual_seed(0)

@@ -14,9 +14,6 @@ from vgssl_core.models import NetworkConfig, build_network
 from vgssl_core.ssl.method import PairBatch, TrainingScale
 from vgssl_core.ssl.mocov2 import Config, Method, moco_loss, queue_length
 
-#: One thread: the networks here are too small to share between cores.
-torch.set_num_threads(1)
-
 SCALE = TrainingScale(pairs=100, batch_size=4)
 
 

@@ -24,9 +24,6 @@ from vgssl_core.geopair.run_folder import load_checkpoint
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.resources import config_file
 
-#: One thread: the networks here are too small to share between cores.
-torch.set_num_threads(1)
-
 TINY = [
     *("--pretrained", "false", "--backbone", "test_resnet", "--descriptor_dim", "8", "--width", "32", "--height", "32"),
     *("--batch_size", "4", "--lr", "1e-3", "--epochs", "3", "--val_every", "1", "--workers", "1"),
