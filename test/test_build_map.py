@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -208,3 +212,27 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(
     assert "error: " in problem
     assert "/proc/nowhere" in problem
     assert "Traceback" not in problem
+
+
+def test_the_program_killed_at_random_moments_leaves_the_old_map_whole(
+    tiny_bundle: Path, tiny_places: Path, tmp_path: Path, soak: bool
+) -> None:
+    out = tmp_path / "map"
+    arguments = ["--bundle", tiny_bundle, "--data", tiny_places, "--out", out]
+    command = [sys.executable, "-m", "training.build_map", *map(str, arguments)]
+    begin = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    duration_s = time.monotonic() - begin
+    moments = random.Random(0)
+    for _ in range(20 if soak else 3):
+        program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # The last third of the time is where the files are written.
+            program.wait(timeout=moments.uniform(0.6, 1.05) * duration_s)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+        assert len(verify_map(out)) == 6
+    assert build(*arguments) == 0
+    assert sorted(item.name for item in out.iterdir()) == ["map.yaml", "segments"]
+    assert len(list((out / "segments").iterdir())) == 1
