@@ -72,7 +72,7 @@ setup(
         ],
         "openvino": ["openvino>=2024.0"],
         "tensorrt": ["tensorrt>=10.3", "cuda-python>=12"],
-        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4", "colcon-common-extensions", "onnx>=1.16"],
+        "test": ["pytest>=7", "hypothesis>=6", "ruff==0.17.5", "colcon-common-extensions", "onnx>=1.16"],
     },
     entry_points={
         "console_scripts": [

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from vgssl_core import command_line, places
 from vgssl_core.errors import ConfigError
@@ -18,12 +15,8 @@ from vgssl_core.evaluation.drive import retrieval_sections
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.report import Retrieval, Section, Tile, write_report
 from vgssl_core.evaluation.retrieval import RetrievalResult, retrieve
-from vgssl_core.imaging import Preprocessing, read_image
-from vgssl_core.inference import Embedder, load_bundle, open_embedder
-from vgssl_core.resources import config_file
-from vgssl_core.storage import read_yaml
-
-_BATCH_NORM_IMAGES = 512
+from vgssl_core.imaging import read_image
+from vgssl_core.inference import Embedder, open_embedder
 
 
 @dataclass(frozen=True)
@@ -68,32 +61,13 @@ def _embedder(config: EvaluateConfig) -> Embedder:
     if config.baseline == "hog":
         return HogEmbedder()
     if config.baseline == "untrained":
-        return _untrained(config)
+        # Only this baseline needs torch: bundles are evaluated without it.
+        from vgssl_core.models.untrained import untrained_embedder
+
+        return untrained_embedder(config.bundle, config.data, config.split, config.seed)
     if config.bundle is None:
         raise ConfigError("Nothing to evaluate: give --bundle BUNDLE, or --baseline hog, or --baseline untrained.")
     return open_embedder(config.bundle, config.backend)
-
-
-def _untrained(config: EvaluateConfig) -> Embedder:
-    """A network with random weights and batch norm fitted to training images."""
-    # Only this baseline needs torch: bundles are evaluated without it.
-    from vgssl_core.models import NetworkConfig, TorchEmbedder, untrained_network
-    from vgssl_core.models.input_size import input_size
-
-    learned = places.read_place_set(config.data, "train")
-    paths = [*learned.database.paths, *learned.queries.paths]
-    if config.bundle is not None:
-        bundle = load_bundle(config.bundle)
-        architecture, preprocessing = bundle.architecture, bundle.preprocessing
-    else:
-        small = read_yaml(config_file("train/small/mocov2.yaml"), ConfigError, "a configuration of training")
-        names = {field.name for field in dataclasses.fields(NetworkConfig)}
-        architecture = {name: value for name, value in small.items() if name in names}
-        preprocessing = Preprocessing(*input_size(learned.database.paths, small["pixels"]))
-    chosen = np.random.default_rng(config.seed).permutation(len(paths))[:_BATCH_NORM_IMAGES]
-    images = [read_image(paths[i]) for i in chosen]
-    network = untrained_network(NetworkConfig.from_architecture(architecture), images, preprocessing, config.seed)
-    return TorchEmbedder(network, preprocessing)
 
 
 def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
