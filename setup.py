@@ -26,7 +26,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     maintainer="vgssl_ros maintainers",
-    maintainer_email="maintainers@vgssl-ros.org",
+    maintainer_email="maintainers@vgssl-ros.example",
     python_requires=">=3.10",
     packages=find_packages(include=["vgssl_core*", "training*", "vgssl_ros*"]),
     package_data={"vgssl_core.evaluation": ["*.j2"]},
@@ -48,15 +48,25 @@ setup(
         "pyarrow>=12",
         "rosbags>=0.10",
         "jsonargparse[signatures]>=4.49",
-        "tqdm>=4.60",
-        "matplotlib>=3.6",
+        "docstring-parser>=0.15",
+        "tqdm>=4.57",
+        "matplotlib>=3.5",
         "Jinja2>=3.0",
     ],
     extras_require={
         # Two wheels provide the module faiss and must never both be installed, so it is an extra of its own.
         "cpu": ["faiss-cpu>=1.8"],
-        "gpu": ["faiss-gpu-cu12>=1.8; platform_machine == 'x86_64'", "cuda-python>=12"],
-        "train": ["torch>=2.4", "torchvision>=0.19", "timm>=1.0", "onnx>=1.16", "onnxscript>=0.2", "tensorboard>=2.12"],
+        "gpu": ["faiss-gpu-cu12>=1.8; platform_machine == 'x86_64'", "cuda-python>=12; platform_machine == 'x86_64'"],
+        "train": [
+            "torch>=2.4",
+            "torchvision>=0.19",
+            "timm>=1.0",
+            "safetensors>=0.4",
+            "huggingface_hub>=0.20",
+            "onnx>=1.16",
+            "onnxscript>=0.2",
+            "tensorboard>=2.12",
+        ],
         "ros": [
             f"{package}; platform_machine == 'x86_64' and python_version >= '3.11'"
             for package in (

@@ -196,7 +196,7 @@ def test_unknown_altitude_gives_unknown_up_and_right_east_and_north(
     np.testing.assert_allclose(enu[:2], [east, north], atol=0.01)
     lat, lon, altitude = frame.to_wgs84([east, north, math.nan])
     assert math.isnan(altitude)
-    assert geodesy.horizontal_distance_m(lat, lon, *frame.to_wgs84([east, north, 0.0])[:2]) < 1e-6
+    np.testing.assert_allclose(frame.to_enu(lat, lon, unknown)[:2], [east, north], atol=1e-5)
 
 
 def test_enu_takes_arrays_of_any_shape_and_leaves_its_input_alone() -> None:
@@ -208,3 +208,13 @@ def test_enu_takes_arrays_of_any_shape_and_leaves_its_input_alone() -> None:
     assert latitude.shape == longitude.shape == altitude.shape == (2, 3)
     np.testing.assert_array_equal(enu, copy)
     np.testing.assert_allclose(frame.to_enu(latitude, longitude, altitude), enu, atol=1e-3)
+
+
+@pytest.mark.parametrize("distance_m", [5e3, 50e3, 1e5])
+def test_points_of_unknown_altitude_come_back_from_far_away(distance_m: float) -> None:
+    frame = LocalFrame(50.0, 14.0, 300.0)
+    enu = distance_m * np.array([[1.0, 0.0, np.nan], [0.6, 0.8, np.nan], [-0.7, -0.7, np.nan]])
+    latitude, longitude, altitude = frame.to_wgs84(enu)
+    assert np.isnan(altitude).all()
+    back = frame.to_enu(latitude, longitude, np.full(3, 300.0))
+    assert np.allclose(back[:, :2], enu[:, :2], atol=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import pkgutil
 import shutil
@@ -25,7 +26,7 @@ import importlib, importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {blocked!r}:
-            raise ImportError(name + " is blocked")
+            raise ModuleNotFoundError(name + " is blocked", name=name)
 sys.meta_path.insert(0, Blocker())
 for name in {modules!r}:
     importlib.import_module(name)
@@ -64,6 +65,32 @@ def test_everything_but_the_learning_rooms_imports_without_torch() -> None:
     code = BLOCKER.format(blocked={"torch", "timm", "torchvision", *ROS}, modules=modules)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_the_learning_rooms_name_torch() -> None:
+    # Also inside functions, where the test above does not look.
+    for path in (ROOT / "vgssl_core").rglob("*.py"):
+        if path.relative_to(ROOT / "vgssl_core").parts[0] not in TORCH_ROOMS:
+            assert not {name.split(".")[0] for name in _imports(path)} & {"torch", "timm"}, path
+
+
+def test_rooms_import_each_other_in_one_direction() -> None:
+    rooms: dict[str, set[str]] = {}
+    for path in (ROOT / "vgssl_core").rglob("*.py"):
+        room = path.relative_to(ROOT / "vgssl_core").parts[0].removesuffix(".py")
+        found = {name.split(".")[1] for name in _imports(path) if name.startswith("vgssl_core.")}
+        rooms.setdefault(room, set()).update(found - {room})
+    graphlib.TopologicalSorter(rooms).prepare()  # raises CycleError with the circle
+
+
+def test_a_missing_extra_is_named_in_one_line(tmp_path: Path) -> None:
+    blocker = BLOCKER.format(blocked={"torch", "rclpy"}, modules=[])
+    for arguments, remedy in ((["replay", "--bag", "x"], "ROS 2"), (["train", "--data", "x"], "vgssl_ros[train]")):
+        code = f"{blocker}\nimport training.vgssl\nsys.exit(training.vgssl.main({arguments!r}))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ") and remedy in done.stderr and done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
 
 
 def test_every_program_answers_help() -> None:

@@ -14,7 +14,7 @@ from tiny import make_place_set
 
 from vgssl_core import geodesy
 from vgssl_core.errors import DataError
-from vgssl_core.places import UNKNOWN_STAMP_NS, has_splits, read_place_set, within_radius
+from vgssl_core.places import UNKNOWN_STAMP_NS, has_splits, read_place_set, splits, within_radius
 from vgssl_core.places.names import PlaceName, parse_place_name
 
 UNKNOWN = math.nan
@@ -282,3 +282,23 @@ def test_radius_search_equals_all_distances(queries: int, count: int, radius: fl
 def test_the_radius_is_inclusive_and_equal_points_are_neighbours() -> None:
     points = np.array([[0.0, 0], [25, 0], [25.000001, 0], [0, 0]])
     assert within_radius(points[:1], points, 25.0).indices.tolist() == [0, 1, 3]
+
+
+def test_a_latitude_that_contradicts_utm_is_named_and_utm_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "images" / "database"
+    folder.mkdir(parents=True)
+    for latitude in ("48.98157", "51.00000"):
+        name = f"@455393.47@5425585.62@32@U@{latitude}@8.39037@@@@@@@@{latitude}@.jpg"
+        (folder / name).touch()
+    places = read_place_set(tmp_path).database
+    assert abs(places.latitude_deg - 48.98157).max() < 1e-4
+    assert "1 of 2 file names" in caplog.text and "51.00000" in caplog.text
+
+
+def test_splits_are_found_with_and_without_the_images_folder(tmp_path: Path) -> None:
+    assert splits(tmp_path) == ()
+    for part in ("val", "test"):
+        (tmp_path / "images" / part / "database").mkdir(parents=True)
+    assert splits(tmp_path) == splits(tmp_path / "images") == ("val", "test")

@@ -30,6 +30,7 @@ class BuildMapConfig:
         split: Which split of the place set, where it has splits.
         spacing_m: Bag only: leave out images nearer than this to the last one taken; 0 takes all.
         image_topic: Bag only: the image topic, where there are several.
+        max_gap_s: Bag only: leave out images between two positions further apart in time.
         position_topic: Bag only: NavSatFix or Odometry topic, where there are several. Fixes are preferred.
         precision: How descriptors are stored; fp16 takes half the space.
         backend: Engine that runs the bundle.
@@ -45,6 +46,7 @@ class BuildMapConfig:
     spacing_m: float = 0.0
     image_topic: str | None = None
     position_topic: str | None = None
+    max_gap_s: float = 3.0
     precision: Literal["fp32", "fp16"] = "fp32"
     backend: str = "auto"
     threads: int | None = None
@@ -82,7 +84,7 @@ def _images(config: BuildMapConfig) -> MapImages:
     if config.batch_size < 1 or not config.spacing_m >= 0:
         raise ConfigError("--batch_size must be at least 1 and --spacing_m at least 0.")
     if config.bag is not None:
-        return from_bag(config.bag, config.image_topic, config.position_topic, config.spacing_m)
+        return from_bag(config.bag, config.image_topic, config.position_topic, config.spacing_m, config.max_gap_s)
     assert config.data is not None
     if config.spacing_m > 0 or config.image_topic or config.position_topic:
         raise ConfigError("--spacing_m, --image_topic and --position_topic are for --bag: leave them out with --data.")

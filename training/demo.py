@@ -92,7 +92,7 @@ def demo(config: DemoConfig) -> None:
     """Run all steps and print the figures of the report."""
     begin = time.monotonic()
     own = None if config.data is None else find_own_data(config.data)
-    trains_on_own = own is not None and own.place_set is not None and places.has_splits(own.place_set)
+    trains_on_own = own is not None and own.place_set is not None and "train" in places.splits(own.place_set)
     _prepare(config.out)
     steps = _Steps(6 if trains_on_own else 7)
     town, run, bundle, built_map = (config.out / name for name in ("town", "run", "bundle", "map"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vgssl_core.errors import DataError
 from vgssl_core.evaluation import figures
 from vgssl_core.evaluation.bag_drive import drive_through, frame_pictures, frames_with_truth
 from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles
@@ -105,6 +106,8 @@ def _with_answers(offline: Drive, path: Path) -> tuple[int, int, Drive]:
     """How many frames the node answered, how many as offline, and the drive with the node's answers and latencies."""
     with open(path, newline="", encoding="utf-8") as file:
         answers = {int(row["stamp_ns"]): row for row in csv.DictReader(file)}
+    if not answers:
+        raise DataError(f"{path} holds no answer: the node's own words are in {path.parent.parent / 'node.log'}.")
     answered = [i for i, stamp in enumerate(offline.stamp_ns.tolist()) if stamp in answers]
     rows = [answers[int(offline.stamp_ns[i])] for i in answered]
     estimate, yaw = np.full_like(offline.estimate_m, np.nan), np.full_like(offline.estimate_yaw_rad, np.nan)

@@ -50,6 +50,8 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> None:
     """Print the recall line and write ``metrics.json`` and ``report.html``."""
+    if config.out.exists() and not config.out.is_dir():
+        raise ConfigError(f"--out {config.out} is a file: give a folder.")
     place_set = places.read_place_set(config.data, config.split)
     result = retrieve(_embedder(config), place_set, config.radius_m, skip_damaged=config.skip_damaged)
     result.metrics.write(config.out)

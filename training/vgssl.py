@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from vgssl_core.command_line import guarded
+
 #: Program: module and one line of help. A module has ``main(arguments) -> exit status``.
 PROGRAMS = {
     "train": ("training.train", "train a descriptor network on geotagged images"),
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("program", choices=PROGRAMS, metavar="PROGRAM", help="one of the programs below")
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = parser.parse_args(given[:1]).program
-    return importlib.import_module(PROGRAMS[name][0]).main(given[1:])
+    return guarded(lambda: importlib.import_module(PROGRAMS[name][0]).main(given[1:]))
 
 
 if __name__ == "__main__":

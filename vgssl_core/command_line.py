@@ -14,6 +14,16 @@ import jsonargparse
 from vgssl_core.errors import VgsslError
 
 Config = TypeVar("Config")
+_TRAINING_MODULES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "tensorboard",
+    "safetensors",
+    "huggingface_hub",
+)
 
 
 def parse(
@@ -89,6 +99,22 @@ def guarded(work: Callable[[], int | None]) -> int:
         # A full disk or a folder without permission is the user's to mend too; that message names the file.
         print(f"error: {problem}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as problem:
+        remedy = missing_extra(problem.name or "")
+        if remedy is None:
+            raise
+        print(f"error: {problem.name} is not installed: {remedy}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def missing_extra(module: str) -> str | None:
+    """What to install for a module that only some programs need; None for any other module."""
+    top = module.split(".")[0]
+    if top in _TRAINING_MODULES:
+        return "training and export need pip install 'vgssl_ros[train]'."
+    if top == "rclpy" or top.endswith(("_msgs", "_interfaces")):
+        return "source a ROS 2 distribution (source /opt/ros/NAME/setup.bash), or pip install 'vgssl_ros[ros]'."
+    return None

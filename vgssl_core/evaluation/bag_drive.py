@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def frames_with_truth(
-    bag: str, geomap: GeoMap, image_topic: str | None = None, position_topic: str | None = None
+    bag: str | Path, geomap: GeoMap, image_topic: str | None = None, position_topic: str | None = None
 ) -> GeotaggedFrames:
     """The bag's frames with their true positions, of the kind that the map has.
 
@@ -56,7 +57,7 @@ def true_poses(frames: GeotaggedFrames, geomap: GeoMap) -> tuple[NDArray[np.floa
 def drive_through(localizer: Localizer, frames: GeotaggedFrames) -> Drive:
     """Localize every frame by itself.
 
-    A frame that does not decode is named in the log and counts as one without an answer.
+    A frame that does not decode is named in the log and left out.
 
     Raises:
         DataError: No frame decodes.

@@ -52,7 +52,7 @@ def track_map(
         axes.scatter(*estimate_m[right].T, s=14, c=GOOD, linewidths=0, label=f"estimate within {radius_m:g} m")
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(xlabel="east [m]", ylabel="north [m]")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=4, fontsize=8)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncol=4, fontsize=8)
         return _svg(figure)
 
 
@@ -67,7 +67,7 @@ def recall_bars(results: Mapping[str, Mapping[int, float]]) -> str:
             axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1, color=INK)
         ns = list(next(iter(results.values())))
         axes.set(ylim=(0, 108), ylabel="recall [%]", xticks=range(len(ns)), xticklabels=[f"R@{n}" for n in ns])
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=len(results), fontsize=8)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.17), ncol=len(results), fontsize=8)
         return _svg(figure)
 
 

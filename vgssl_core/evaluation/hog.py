@@ -18,8 +18,8 @@ _CLIP = 0.2
 class HogEmbedder:
     """Grey image at 64x32, 8x8-pixel cells, 9 unsigned orientations, 2x2-cell blocks with L2-Hys; unit length.
 
-    The parameters are the paper's; the small size makes the descriptor tolerant to shifts, and is the best of those
-    tried on ``stromovka_seasons``. It has the interface of an embedder.
+    The parameters are the paper's; the small size makes the descriptor tolerant to shifts. It has the interface of an
+    embedder.
     """
 
     model_id = "hog-64x32"

@@ -52,7 +52,11 @@ def from_place_set(root: str | Path, split: str | None = None) -> MapImages:
 
 
 def from_bag(
-    path: str | Path, image_topic: str | None = None, position_topic: str | None = None, spacing_m: float = 0.0
+    path: str | Path,
+    image_topic: str | None = None,
+    position_topic: str | None = None,
+    spacing_m: float = 0.0,
+    max_gap_s: float = 3.0,
 ) -> MapImages:
     """The images of a bag, with positions interpolated in time.
 
@@ -61,11 +65,12 @@ def from_bag(
         image_topic: None takes the only image topic.
         position_topic: NavSatFix or Odometry; None takes the only one, fixes before odometry.
         spacing_m: Leave out images nearer than this to the last one taken.
+        max_gap_s: Leave out images between two positions further apart in time.
 
     Raises:
         DataError: No bag, no images, no positions, or a topic that is not unique.
     """
-    frames = geotag(path, image_topic, position_topic, spacing_m)
+    frames = geotag(path, image_topic, position_topic, spacing_m, max_gap_s)
     positions = _positions_of(frames)
     positions.check()
     items = ((tagged.frame.source, tagged.frame.image) for tagged in frames)

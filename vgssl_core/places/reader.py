@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from vgssl_core.errors import DataError
 from vgssl_core.places.names import PlaceName, parse_place_name
 from vgssl_core.places.place_set import Places, PlaceSet
 
+_log = logging.getLogger(__name__)
+#: The written fields are rounded, and only a check on the UTM position: about 100 m.
+_WRITTEN_TOLERANCE_DEG = 1e-3
 SPLITS = ("train", "val", "test")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -34,16 +38,14 @@ def read_place_set(root: str | Path, split: str | None = None) -> PlaceSet:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give the folder that holds images/database.")
-    images = root / "images" if (root / "images").is_dir() else root
-    splits = [name for name in SPLITS if (images / name / "database").is_dir()]
-    name = root.resolve().name
+    images, present, name = _images(root), splits(root), root.resolve().name
     if (images / "database").is_dir():
         folder = images
-    elif split in splits:
+    elif split in present:
         folder, name = images / split, f"{name}/{split}"
-    elif splits:
+    elif present:
         wanted = "no split was named" if split is None else f"the split {split!r} is not among them"
-        raise DataError(f"{root} has the splits {', '.join(splits)}, and {wanted}: name one of them.")
+        raise DataError(f"{root} has the splits {', '.join(present)}, and {wanted}: name one of them.")
     else:
         raise DataError(
             f"{root} is not a place set: it has neither images/database nor images/{split or 'test'}/database."
@@ -60,9 +62,18 @@ def read_place_set(root: str | Path, split: str | None = None) -> PlaceSet:
     return PlaceSet(name, root, *(_checked(part, names_of_all) for part in places))
 
 
+def splits(root: str | Path) -> tuple[str, ...]:
+    """Which of train, val and test a place set is divided in; empty for a set without splits."""
+    return tuple(name for name in SPLITS if (_images(Path(root)) / name / "database").is_dir())
+
+
 def has_splits(root: str | Path) -> bool:
     """Whether a place set is divided in train, val and test."""
-    return any((Path(root) / "images" / split / "database").is_dir() for split in SPLITS)
+    return bool(splits(root))
+
+
+def _images(root: Path) -> Path:
+    return root / "images" if (root / "images").is_dir() else root
 
 
 def _image_names(folder: Path) -> list[str]:
@@ -109,6 +120,7 @@ def _places(entries: list[tuple[Path, PlaceName]], zone: int | None, letter: str
     latitude = np.array([n.latitude_deg for n in names], dtype=np.float64)
     longitude = np.array([n.longitude_deg for n in names], dtype=np.float64)
     if zone is not None:
+        written = np.stack([latitude, longitude])
         for own_zone, own_letter in {(n.zone, n.letter or "N") for n in names}:
             chosen = np.array([(n.zone, n.letter or "N") == (own_zone, own_letter) for n in names])
             assert own_zone is not None
@@ -120,6 +132,16 @@ def _places(entries: list[tuple[Path, PlaceName]], zone: int | None, letter: str
                 planar[chosen] = np.stack(
                     geodesy.wgs84_to_utm(latitude[chosen], longitude[chosen], zone, letter), axis=-1
                 )
+        off = (np.abs(np.stack([latitude, longitude]) - written) > _WRITTEN_TOLERANCE_DEG).any(axis=0)
+        if off.any():
+            first = entries[int(np.argmax(off))][0]
+            _log.warning(
+                "%d of %d file names carry a latitude and longitude that their UTM position contradicts, the first is "
+                "%s: the UTM position is taken.",
+                int(off.sum()),
+                len(names),
+                first,
+            )
     return Places(
         tuple(path for path, _ in entries),
         planar,
