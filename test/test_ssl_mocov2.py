@@ -131,6 +131,13 @@ def test_batch_larger_than_the_queue_is_refused() -> None:
         queue_length(Config(queue_size=10), TrainingScale(100, 12))
 
 
+def test_queue_too_short_by_its_fraction_names_it_and_what_it_would_take() -> None:
+    config = Config(queue_size=512, queue_fraction=0.25)
+    with pytest.raises(ConfigError, match=r"queue_fraction is 0.25 .* 100 pairs; it would take 128 .* --batch_size"):
+        queue_length(config, TrainingScale(pairs=100, batch_size=32))
+    assert queue_length(config, TrainingScale(pairs=128, batch_size=32)) == 32
+
+
 def test_key_encoder_takes_no_gradient() -> None:
     method = tiny_method()
     method(batch()).total.backward()

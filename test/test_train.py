@@ -234,12 +234,42 @@ def test_sets_that_cannot_be_used_are_refused(
         (["--schedule", "linear"], "--schedule is linear"),
         (["--batch_size", "1"], "batch norm needs at least 2"),
         (["--val", "nowhere"], "nowhere is not a folder"),
+        (["--queries_per_epoch", "1"], "--queries_per_epoch 1 make no batch of 4 pairs"),
+        (["--seed", "-1"], "--seed is -1: give 0 or more"),
+        (["--warmup_steps", "-1"], "--warmup_steps is -1"),
+        (["--max_minutes", "-1"], "--max_minutes is -1"),
+        (["--max_minutes", ".nan"], "--max_minutes is nan"),
+        (["--queries_per_epoch", "-5"], "--queries_per_epoch is -5"),
+        (["--augment.crop_area", "[0.0, 1.0]"], "augment.crop_area is (0.0, 1.0)"),
+        (["--augment.crop_ratio", "[2.0, 1.0]"], "augment.crop_ratio is (2.0, 1.0)"),
+        (["--augment.crop_ratio", "[0.0, 1.0]"], "augment.crop_ratio is (0.0, 1.0)"),
+        (["--augment.flip", "1.5"], "augment.flip is 1.5"),
+        (["--augment.swap", "-0.5"], "augment.swap is -0.5"),
+        (["--options.temperature", "0"], "options.temperature is 0.0: give a number above 0"),
+        (["--options.momentum", "1"], "options.momentum is 1.0"),
+        (["--options.queue_size", "0"], "options.queue_size is 0: give at least 1"),
+        (["--options.queue_fraction", "1.5"], "options.queue_fraction is 1.5"),
+        (["--options.queue_fraction", "0.25"], "the queue holds 3, because --options.queue_fraction is 0.25"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
     data: Path, tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused([*MOCO, "--data", str(data), *TINY, *given], tmp_path / "run", capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--options.margin", "-1"], "options.margin is -1.0: give 0 or more"),
+        (["--options.negatives", "0"], "options.negatives is 0: the triplet loss needs at least 1"),
+        (["--queries_per_epoch", "3"], "--queries_per_epoch 3 make no batch of 4 pairs"),
+    ],
+)
+def test_settings_of_the_triplet_loss_that_cannot_work_are_refused(
+    data: Path, tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused([*TRIPLET, "--data", str(data), *TINY, *given], tmp_path / "run", capsys)
 
 
 def test_a_run_in_use_and_changed_settings_are_refused(
@@ -276,6 +306,12 @@ def test_collapsed_descriptors_are_reported(
     monkeypatch.setattr(DescriptorNet, "forward", lambda self, x: forward(self, x) * 0 + 0.35)
     assert train.main([*TRIPLET, "--data", str(data), *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     assert "Descriptors have collapsed" in caplog.text
+
+
+def test_the_val_split_is_found_in_the_images_folder_too(data: Path, tmp_path: Path) -> None:
+    given = [*TRIPLET, "--data", str(data / "images"), *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert train.main(given) == 0
+    assert load_run(tmp_path / "run")[2]["data"]["val_name"] == "images/val"
 
 
 def test_without_validation_the_last_weights_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Image, Preprocessing
 
 
@@ -33,6 +34,22 @@ class AugmentConfig:
     flip: float = 0.5
     swap: float = 0.0
     jitter: float = 0.0
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ConfigError(
+                f"augment.crop_area is {self.crop_area}: give two shares above 0, up to 1, the least first."
+            )
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1] < math.inf:
+            raise ConfigError(f"augment.crop_ratio is {self.crop_ratio}: give two numbers above 0, the least first.")
+        for name in ("flip", "swap", "jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"augment.{name} is {getattr(self, name)}: give a number from 0 to 1.")
 
 
 class PairAugmentation:

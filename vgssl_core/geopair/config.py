@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from vgssl_core.models.config import NetworkConfig
 
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("fp32", "bf16", "auto")
+_NOT_NEGATIVE = ("seed", "weight_decay", "warmup_steps", "queries_per_epoch", "max_minutes", "workers", "memory_mib")
+#: Random generators take no larger seed.
+_LARGEST = 2**63
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,11 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}: give at least 1.")
         for name in ("lr", "pixels", "recall_radius_m"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name} is {getattr(self, name)}: give a number above 0.")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < _LARGEST:
+                raise ConfigError(f"--{name} is {getattr(self, name)}: give 0 or more.")
         if self.batch_size < 2:
             raise ConfigError("--batch_size is 1: batch norm needs at least 2 pairs.")
         if self.schedule not in SCHEDULES:
@@ -112,10 +119,7 @@ class TrainConfig:
             raise ConfigError(f"--precision is {self.precision}: choose one of {', '.join(PRECISIONS)}.")
         if (self.width < 1) != (self.height < 1):
             raise ConfigError(f"--width {self.width} --height {self.height}: give both, or 0 for both.")
-        if not 0 < self.augment.crop_area[0] <= self.augment.crop_area[1] <= 1:
-            raise ConfigError(
-                f"augment.crop_area is {self.augment.crop_area}: give two shares above 0, up to 1, the least first."
-            )
+        self.augment.check()
 
 
 def with_options(options: type) -> type[TrainConfig]:

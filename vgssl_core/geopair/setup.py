@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import best_device, build_network, computes_bfloat16
 from vgssl_core.models.input_size import input_size
-from vgssl_core.places import PlaceSet, has_splits, read_place_set
+from vgssl_core.places import PlaceSet, read_place_set, splits
 from vgssl_core.ssl.method import TrainingScale, method_module
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def read_sets(config: TrainConfig) -> tuple[PlaceSet, PlaceSet | None]:
     places = read_place_set(config.data, "train")
     if config.val is not None:
         return places, _with_queries(read_place_set(config.val, "val"))
-    if has_splits(config.data) and (_images(config.data) / "val" / "database").is_dir():
+    if "val" in splits(config.data):
         logger.info("Validation: the val split of %s.", config.data)
         return places, _with_queries(read_place_set(config.data, "val"))
     logger.warning(
@@ -93,10 +92,6 @@ def read_sets(config: TrainConfig) -> tuple[PlaceSet, PlaceSet | None]:
         "best Recall@5."
     )
     return places, None
-
-
-def _images(root: Path) -> Path:
-    return root / "images" if (root / "images").is_dir() else root
 
 
 def _with_queries(places: PlaceSet) -> PlaceSet:

@@ -91,6 +91,11 @@ class Trainer:
         run: RunFolder,
         batch_size: int,
     ) -> None:
+        """Take the parts, which `vgssl_core.geopair.setup.build_trainer` makes.
+
+        Raises:
+            ConfigError: The settings make no step.
+        """
         self.config = config
         self.method = method
         self.progress = Progress()
@@ -105,6 +110,11 @@ class Trainer:
         self._seen = Figures()
         # Of all epochs, without a limit on time.
         self._total_steps = config.epochs * sum(len(chunk) // batch_size for chunk in self._chunks(0))
+        if not self._total_steps:
+            raise ConfigError(
+                f"--queries_per_epoch {config.queries_per_epoch} make no batch of {batch_size} pairs: raise it (0 takes "
+                "all), or lower --batch_size."
+            )
 
     def fit(self) -> dict[int, float]:
         """Train to the end of the epochs or of the time.
@@ -152,7 +162,7 @@ class Trainer:
             self._optimiser.load_state_dict(content["optimiser"])
             self.progress = Progress.from_plain(_on_cpu(content["progress"]))
             torch.set_rng_state(content["rng"].cpu())
-            if self._device.type == "cuda":
+            if self._device.type == "cuda" and "cuda_rng" in content:  # a run may go on on another device
                 torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self._device)
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
             raise DataError(f"{self._run.path / LAST} does not fit these settings: start another run.") from problem

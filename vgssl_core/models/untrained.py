@@ -15,7 +15,7 @@ from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import TorchEmbedder
 from vgssl_core.models.input_size import input_size
 from vgssl_core.models.statistics import untrained_network
-from vgssl_core.places import read_place_set
+from vgssl_core.places import read_place_set, splits
 from vgssl_core.resources import config_file
 from vgssl_core.storage import read_yaml
 
@@ -39,8 +39,7 @@ def untrained_embedder(bundle: Path | None, data: Path, split: str, seed: int = 
         BundleError, DataError: Bundle or images that cannot be used.
         ConfigError: The bundle's architecture is none that can be built.
     """
-    with_train = any((data / part / "train" / "database").is_dir() for part in ("images", "."))
-    places = read_place_set(data, "train" if with_train else split)
+    places = read_place_set(data, "train" if "train" in splits(data) else split)
     paths = [*places.database.paths, *places.queries.paths]
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(_IMAGES, len(paths))).astype(int))
     config, preprocessing = _shape(bundle, places.database.paths)

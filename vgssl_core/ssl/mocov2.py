@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,22 @@ class Config:
     symmetric: bool = False
     batch_negatives: bool = False
     key_batch_norm_groups: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        for name, right, wanted in (
+            ("temperature", 0 < self.temperature < math.inf, "a number above 0"),
+            ("queue_size", self.queue_size >= 1, "at least 1"),
+            ("queue_fraction", 0 <= self.queue_fraction <= 1, "a share from 0 to 1"),
+            ("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1"),
+            ("key_batch_norm_groups", self.key_batch_norm_groups >= 1, "at least 1"),
+        ):
+            if not right:
+                raise ConfigError(f"options.{name} is {getattr(self, name)}: give {wanted}.")
 
 
 def moco_loss(
@@ -147,10 +164,15 @@ def queue_length(config: Config, scale: TrainingScale) -> int:
         logger.info("The queue holds %d keys: %g of the %d pairs.", limit, config.queue_fraction, scale.pairs)
         size = limit
     new = scale.batch_size * (2 if config.symmetric else 1)
+    if new > size and size < config.queue_size:
+        raise ConfigError(
+            f"A step brings {new} keys but the queue holds {size}, because --options.queue_fraction is "
+            f"{config.queue_fraction:g} and there are {scale.pairs} pairs; it would take "
+            f"{math.ceil(new / config.queue_fraction)} of them: lower --batch_size."
+        )
     if new > size:
         raise ConfigError(
-            f"A step brings {new} keys but the queue holds {size} (options.queue_size {config.queue_size}"
-            + (f", at most {config.queue_fraction:g} of {scale.pairs} pairs" if config.queue_fraction > 0 else "")
-            + "): lower --batch_size or raise --options.queue_size."
+            f"A step brings {new} keys but the queue holds {size}: lower --batch_size, or raise --options.queue_size "
+            f"({config.queue_size})."
         )
     return size

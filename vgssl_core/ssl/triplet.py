@@ -5,6 +5,7 @@ Arandjelović et al., 2016, https://arxiv.org/abs/1511.07247; Berton et al., 202
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,17 @@ class Config:
 
     margin: float = 0.1
     negatives: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        if not 0 <= self.margin < math.inf:
+            raise ConfigError(f"options.margin is {self.margin}: give 0 or more.")
+        if self.negatives < 1:
+            raise ConfigError(f"options.negatives is {self.negatives}: the triplet loss needs at least 1.")
 
 
 def triplet_loss(queries: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> Tensor:
@@ -50,8 +62,6 @@ class Method(SslMethod):
 
     def __init__(self, network: DescriptorNet, config: Config, scale: TrainingScale) -> None:
         super().__init__(network)
-        if config.negatives < 1:
-            raise ConfigError(f"options.negatives is {config.negatives}: the triplet loss needs at least 1.")
         self.config = config
         self.negatives_per_query = config.negatives
 
