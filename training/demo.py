@@ -35,7 +35,7 @@ class DemoConfig:
             "query"), or a place set. A place set with a train split is also trained on; else the network learns on
             the town.
         seed: Seed of the town and of the training.
-        max_minutes: Time for training.
+        max_minutes: Longest time for training; two free cores need about two.
         rate: Replay speed.
         town: Settings file of the town, for `training.town --config`.
     """
@@ -43,7 +43,7 @@ class DemoConfig:
     out: Path = Path("runs/demo")
     data: Path | None = None
     seed: int = 1
-    max_minutes: float = 3.5
+    max_minutes: float = 4.5
     rate: float = 1.0
     town: Path | None = None
 
