@@ -20,7 +20,7 @@ from tiny import make_place_set, picture
 
 from training import train
 from vgssl_core.errors import ConfigError, DataError
-from vgssl_core.geopair import load_run
+from vgssl_core.geopair import TrainConfig, load_run
 from vgssl_core.geopair.run_folder import load_checkpoint
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.resources import config_file
@@ -39,6 +39,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("places")
     make_place_set(root, count=14, queries=12, split="train")
     return make_place_set(root, count=6, queries=5, split="val")
+
+
+def configuration(given: list[str]) -> TrainConfig:
+    return train._configuration(given)[0]
 
 
 def state(run: Path) -> dict[str, Any]:
@@ -75,13 +79,13 @@ def test_a_training_leaves_a_run_that_loads(
     assert best["recall"][5] == max(row_recall["R@5"] for row_recall in state(run)["progress"]["rows"])
 
 
-@pytest.mark.parametrize("step", range(4, 10) if SOAK else [5])
+@pytest.mark.parametrize("step", range(1, 10) if SOAK else [2, 5])
 @pytest.mark.parametrize("method", [MOCO, TRIPLET], ids=["mocov2", "triplet"])
 def test_a_killed_training_resumes_to_the_same_bits(data: Path, tmp_path: Path, method: list[str], step: int) -> None:
     arguments = [*method, "--data", str(data), *TINY, "--augment.jitter", "0.2", "--schedule", "cosine"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert train.main([*arguments, "--out", str(straight)]) == 0
-    # The child kills itself with SIGKILL in its second or third epoch of three steps: no time is waited for.
+    # The child kills itself with SIGKILL in one of its three epochs of three steps: no time is waited for.
     code = (
         "import os, signal, sys\n"
         "from training import train\n"
@@ -99,8 +103,10 @@ def test_a_killed_training_resumes_to_the_same_bits(data: Path, tmp_path: Path, 
         command, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert state(killed)["progress"]["epoch"] == (step - 1) // 3
-    assert train.main([*arguments, "--out", str(killed), "--resume", "true", "--workers", "2"]) == 0
+    # Before the end of its first epoch it had nothing to save, and begins anew.
+    assert (killed / "last.pt").exists() == (step > 3)
+    assert step <= 3 or state(killed)["progress"]["epoch"] == (step - 1) // 3
+    assert train.main(["--out", str(killed), "--resume", "--workers", "2"]) == 0
     a, b = state(straight), state(killed)
     assert a["progress"]["step"] == b["progress"]["step"] == 9
     for part in ("method", "optimiser", "rng"):
@@ -137,29 +143,33 @@ def test_no_time_at_all_still_leaves_a_whole_run(data: Path, tmp_path: Path) -> 
 def test_settings_come_in_layers(data: Path, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("lr: 0.5\nbatch_size: 7\noptions:\n  queue_size: 99\n")
     given = ["--method", "mocov2", "--batch-size", "5", "--data", str(data), "--config", str(tmp_path / "own.yaml")]
-    config = train._configuration(given)
+    config = configuration(given)
     assert (config.lr, config.batch_size, config.options.queue_size) == (0.5, 5, 99)
     assert (config.backbone, config.width, config.options.temperature) == ("resnet50", 640, 0.07)
 
 
-def test_defaults_are_the_papers_with_data_and_the_small_ones_without(data: Path) -> None:
-    moco = train._configuration(["--method", "mocov2", "--data", str(data)])
+def test_defaults_are_the_papers_with_data_and_the_small_ones_without(data: Path, tmp_path: Path) -> None:
+    moco = configuration(["--method", "mocov2", "--data", str(data)])
     assert (moco.lr, moco.batch_size, moco.descriptor_dim, moco.epochs) == (1e-5, 64, 1024, 200)
     assert (moco.options.queue_size, moco.options.momentum, moco.pretrained) == (65536, 0.999, True)
-    triplet = train._configuration(["--method", "triplet", "--data", str(data)])
+    triplet = configuration(["--method", "triplet", "--data", str(data)])
     assert (triplet.batch_size, triplet.options.negatives, triplet.options.margin) == (4, 10, 0.1)
     assert (triplet.queries_per_epoch, triplet.pairs.mining_database, triplet.pairs.refresh_queries) == (
         5000,
         1000,
         1000,
     )
-    assert not train._configuration(["--method", "mocov2"]).pretrained
+    assert not configuration(["--method", "mocov2"]).pretrained
+    (tmp_path / "own.yaml").write_text("lr: 0.5\n")
+    config, used = train._configuration(["--config", str(tmp_path / "own.yaml")])
+    assert config.pretrained and config.lr == 0.5
+    assert used == f"config/train/mocov2.yaml, {tmp_path / 'own.yaml'}"
 
 
 @pytest.mark.parametrize("name", ["mocov2", "triplet", "small/mocov2", "small/triplet"])
 def test_shipped_settings_are_all_known(name: str) -> None:
     path = config_file(f"train/{name}.yaml")
-    config = train._configuration(["--config", str(path), "--data", "somewhere"])
+    config = configuration(["--config", str(path), "--data", "somewhere"])
     config.check()
     assert config.method == yaml.safe_load(path.read_text())["method"]
     if name.startswith("small/mocov2"):
@@ -297,6 +307,52 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert all(torch.isfinite(v).all() for v in state(run)["method"].values())
 
 
+def test_an_error_before_the_first_checkpoint_leaves_the_folder_free(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vgssl_core.ssl import triplet
+
+    arguments = [*TRIPLET, "--data", str(data), *TINY, "--epochs", "1"]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("of the user")
+    with monkeypatch.context() as patch:
+        patch.setattr(triplet, "triplet_loss", lambda q, *others: q.sum() * float("nan"))
+        assert "nothing was saved" in refused(arguments, tmp_path / "run", capsys)
+        assert train.main([*arguments, "--out", str(tmp_path / "kept")]) == 1
+    capsys.readouterr()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+    assert "negatives are wanted" in refused([*arguments, "--options.negatives", "14"], tmp_path / "run", capsys)
+    assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+
+
+def test_resume_takes_the_runs_own_settings_and_checks_flags_against_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "town-3").symlink_to(data)
+    monkeypatch.setattr("vgssl_core.town.writer.render_town", lambda *a: pytest.fail("a town was rendered"))
+    given = ["--method", "triplet", "--seed", "3", *TINY, *TRIPLET[2:], "--augment.crop_area", "[0.5, 0.9]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_time_is_up", lambda self: self.progress.step >= 4)
+        assert train.main([*given, "--out", "run"]) == 0
+    (tmp_path / "runs" / "town-3").rename(tmp_path / "runs" / "town-3b")
+    assert train.main(["--resume", "--out", "run"]) == 1  # its data is gone: no other is rendered
+    assert "runs/town-3 is not a folder" in capsys.readouterr().err
+    (tmp_path / "runs" / "town-3b").rename(tmp_path / "runs" / "town-3")
+    for flags, message in (
+        (["--lr", "0.1"], "was trained with lr 0.001, not 0.1"),
+        (["--method", "mocov2"], "was trained with method triplet, not mocov2"),
+    ):
+        assert train.main(["--resume", "--out", "run", *flags]) == 1
+        assert message in capsys.readouterr().err
+    assert train.main(["--out", "run", "--resume"]) == 0
+    assert "settings: those of run" in capsys.readouterr().out
+    assert state(tmp_path / "run")["progress"]["step"] == 9
+    assert train.main(["--resume"]) == 1
+    assert "--resume needs the run that goes on" in capsys.readouterr().err
+
+
 def test_collapsed_descriptors_are_reported(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,6 +416,7 @@ def test_training_without_data_takes_the_town_and_says_so(
     (tmp_path / "runs" / "town-3").symlink_to(data)
     assert train.main(["--method", "triplet", "--seed", "3", *TINY, *TRIPLET[2:], "--epochs", "1"]) == 0
     printed = capsys.readouterr().out
+    assert "settings: config/train/small/triplet.yaml" in printed
     assert "No --data was given" in printed and "--data DIR --val DIR" in printed
     assert len(list((tmp_path / "runs").glob("triplet-*"))) == 1
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vgssl_core.command_line import guarded, parse
 from vgssl_core.errors import ConfigError
@@ -21,43 +22,75 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, print where the run lies and its best recall."""
-    return guarded(lambda: _train(_configuration(list(sys.argv[1:] if arguments is None else arguments))))
+    return guarded(lambda: _train(*_configuration(list(sys.argv[1:] if arguments is None else arguments))))
 
 
-def _configuration(arguments: list[str]) -> TrainConfig:
-    """Settings in layers: the method's shipped file, the files of ``--config``, the flags."""
+def _configuration(arguments: list[str]) -> tuple[TrainConfig, str]:
+    """Settings in layers, and what the layers are, in words.
+
+    The lowest layer is the run that goes on, or else the method's shipped file: the small one where neither data nor
+    files are given. Over it come the files of ``--config``, then the flags.
+    """
     from vgssl_core.geopair import with_options
     from vgssl_core.ssl.method import method_module
 
-    # The method decides which settings exist, so it is looked up before the real parsing.
+    # What decides on the layers, and with them on which settings exist, is looked up before the real parsing.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    first.add_argument("--method")
-    first.add_argument("--data")
+    for name in ("--method", "--data", "--out"):
+        first.add_argument(name)
+    first.add_argument("--resume", nargs="?", const="true")
     first.add_argument("--config", action="append")
-    known, rest = first.parse_known_args(arguments)
-    files = [Path(name) for name in getattr(known, "config", [])]
-    contents = [read_yaml(path, ConfigError, "a configuration of training") for path in files]
-    given = [content["method"] for content in contents if "method" in content]
-    method = getattr(known, "method", given[-1] if given else "mocov2")
-    options = method_module(str(method)).Config
-    own_data = hasattr(known, "data") or any("data" in content for content in contents)
-    shipped = _shipped(method if own_data or files else f"small/{method}")
-    layers = [f"--config={path}" for path in [*shipped, *files]]
-    data = [f"--data={known.data}"] if hasattr(known, "data") else []
-    return parse(with_options(options), [*layers, f"--method={method}", *data, *rest], "vgssl train")
+    namespace, rest = first.parse_known_args(arguments)
+    flags = vars(namespace)
+    files = flags.pop("config", [])
+    given: dict[str, Any] = {}
+    for path in files:
+        given.update(read_yaml(Path(path), ConfigError, "a configuration of training"))
+    given.update(flags)
+    if str(given.get("resume")).lower() == "true":
+        lowest, method, used = _of_run(given)
+    else:
+        method = str(given.get("method", "mocov2"))
+        method_module(method)  # before its file is sought: is there such a method?
+        lowest, used = _shipped(method if given.get("data") or files else f"small/{method}")
+    layers = [*lowest, *(f"--config={path}" for path in files)]
+    chosen = [f"--{name}={value}" for name, value in flags.items()]
+    config = parse(with_options(method_module(method).Config), [*layers, *chosen, *rest], "vgssl train")
+    return config, ", ".join([used, *files])
 
 
-def _shipped(name: str) -> list[Path]:
+def _of_run(given: dict[str, Any]) -> tuple[list[str], str, str]:
+    """The settings of the run that goes on as arguments, its method, and what they are."""
+    from vgssl_core.geopair.run_folder import RunFolder
+
+    if not given.get("out"):
+        raise ConfigError("--resume needs the run that goes on: give it with --out RUN.")
+    settings = RunFolder(Path(given["out"])).manifest().get("config")
+    method = settings.get("method") if isinstance(settings, dict) else None
+    if method is None:
+        raise ConfigError(f"{given['out']}/run.yaml is damaged: it does not tell the run's settings; train again.")
+    if given.get("method", method) != method:
+        raise ConfigError(
+            f"{given['out']} was trained with method {method}, not {given['method']}: resume with the same settings, "
+            "or start another run."
+        )
+    return [f"--config={json.dumps(settings)}"], method, f"those of {given['out']}"
+
+
+def _shipped(name: str) -> tuple[list[str], str]:
+    """A shipped file of settings as argument, and what it is."""
     try:
-        return [config_file(f"train/{name}.yaml")]
+        return [f"--config={config_file(f'train/{name}.yaml')}"], f"config/train/{name}.yaml"
     except ConfigError:
-        return []  # a method of the user's own has no shipped settings
+        return [], "defaults"  # a method of the user's own has no shipped settings
 
 
-def _train(config: TrainConfig) -> int:
+def _train(config: TrainConfig, used: str) -> int:
     from vgssl_core.geopair import build_trainer
     from vgssl_core.models import build_network
 
+    config.check()
+    print(f"settings: {used}, and the flags over them")
     if config.data is None:
         build_network(config.network_config())  # before the town is rendered: are the weights there?
         config = dataclasses.replace(config, data=_town(config.seed))
@@ -77,7 +110,7 @@ def _town(seed: int) -> Path:
 
     folder = Path("runs") / f"town-{seed}"
     print(
-        f"No --data was given: training with the small configuration on the built-in town {folder}.\n"
+        f"No --data was given: training on the built-in town {folder}.\n"
         "Your own images: --data DIR --val DIR (folders with images/database and images/queries)."
     )
     if not (folder / "images").is_dir():

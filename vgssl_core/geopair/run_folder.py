@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import pickle
 import platform
@@ -46,6 +47,21 @@ class RunFolder:
             with atomic_file(folder / f"{number:02d}{samples[index].suffix}") as aside:
                 shutil.copyfile(samples[index], aside)
         write_yaml(self.path / MANIFEST, manifest)
+
+    @property
+    def has_last(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.path / LAST).is_file()
+
+    def discard_without_checkpoint(self) -> None:
+        """Remove what `begin` wrote, so that the folder is free again, unless a checkpoint was saved since."""
+        if any((self.path / name).is_file() for name in (BEST, LAST)):
+            return
+        shutil.rmtree(self.path / SAMPLES, ignore_errors=True)
+        for path in (self.path / MANIFEST, self.path / METRICS, *self.path.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of the user's lies there
+            self.path.rmdir()
 
     def manifest(self) -> dict[str, Any]:
         """Content of ``run.yaml``."""

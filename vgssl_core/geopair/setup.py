@@ -70,9 +70,11 @@ def build_trainer(config: TrainConfig) -> Trainer:
         )
     loader = BatchLoader(queries, database, PairAugmentation(config.augment, preprocessing), batch_size, threads)
     trainer = Trainer(config, method, preprocessing, pairs, queries, database, loader, validation, run, batch_size)
-    if config.resume:
+    if config.resume and run.has_last:
         trainer.resume()
     else:
+        if config.resume:
+            logger.info("%s ended before its first checkpoint: training from the beginning.", config.out)
         shown = validation_places or places
         run.begin(_manifest(config, preprocessing, places, validation_places, pairs), shown.database.paths)
     return trainer

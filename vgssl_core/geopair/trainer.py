@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from vgssl_core.geopair.figures import Figures
 from vgssl_core.geopair.images import ImageStore
 from vgssl_core.geopair.mining import make_pairs
 from vgssl_core.geopair.pairs import GeoPairs, PairList
+from vgssl_core.geopair.progress import Progress
 from vgssl_core.geopair.run_folder import BEST, LAST, RunFolder
 from vgssl_core.geopair.validation import Validation, embed_store
 from vgssl_core.imaging import Preprocessing
@@ -32,41 +32,6 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY = 10
 #: Spread of descriptors (1: over the whole sphere, 0: all equal) below which a training has collapsed.
 _COLLAPSED = 0.02
-
-
-@dataclass
-class Progress:
-    """Where a training stands; all of it is in the checkpoint.
-
-    Attributes:
-        epoch, chunk, chunk_step: Position in the data: chunks lie between refreshes of the mining.
-        step: Steps of the optimiser so far.
-        elapsed_s: Training time so far, over all resumes.
-        pairs: The current chunk's pairs; None before they are made.
-        best: Recall of the best checkpoint by N, empty before the first validation.
-        rows: Figures of each epoch so far.
-    """
-
-    epoch: int = 0
-    chunk: int = 0
-    chunk_step: int = 0
-    step: int = 0
-    elapsed_s: float = 0.0
-    pairs: PairList | None = None
-    best: dict[int, float] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Tensors and plain values."""
-        names = ("queries", "positives", "negatives")
-        pairs = None if self.pairs is None else {n: torch.from_numpy(getattr(self.pairs, n)) for n in names}
-        return {**vars(self), "pairs": pairs, "best": dict(self.best), "rows": [dict(row) for row in self.rows]}
-
-    @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> Progress:
-        """Inverse of `to_plain`."""
-        pairs = values["pairs"]
-        return cls(**{**values, "pairs": pairs and PairList(**{key: item.numpy() for key, item in pairs.items()})})
 
 
 class Trainer:
@@ -112,8 +77,8 @@ class Trainer:
         self._total_steps = config.epochs * sum(len(chunk) // batch_size for chunk in self._chunks(0))
         if not self._total_steps:
             raise ConfigError(
-                f"--queries_per_epoch {config.queries_per_epoch} make no batch of {batch_size} pairs: raise it (0 takes "
-                "all), or lower --batch_size."
+                f"--queries_per_epoch {config.queries_per_epoch} make no batch of {batch_size} pairs: raise it "
+                "(0 takes all), or lower --batch_size."
             )
 
     def fit(self) -> dict[int, float]:
@@ -124,7 +89,15 @@ class Trainer:
 
         Raises:
             ConfigError: The loss is no longer finite.
+            DataError: Too few negatives, or an image that no longer decodes.
         """
+        try:
+            return self._fit()
+        except Exception:
+            self._run.discard_without_checkpoint()
+            raise
+
+    def _fit(self) -> dict[int, float]:
         self.method.train()
         log = SummaryWriter(str(self._run.path), purge_step=self.progress.step)
         bar = tqdm(total=self._total_steps, initial=self.progress.step, unit="step", desc=self.config.method)
@@ -160,7 +133,7 @@ class Trainer:
         try:
             self.method.load_state_dict(content["method"])
             self._optimiser.load_state_dict(content["optimiser"])
-            self.progress = Progress.from_plain(_on_cpu(content["progress"]))
+            self.progress = Progress.from_plain(content["progress"])
             torch.set_rng_state(content["rng"].cpu())
             if self._device.type == "cuda" and "cuda_rng" in content:  # a run may go on on another device
                 torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self._device)
@@ -311,8 +284,3 @@ class Trainer:
 
     def _time_is_up(self) -> bool:
         return self.config.max_minutes > 0 and self._left_s() <= 0
-
-
-def _on_cpu(values: dict[str, Any]) -> dict[str, Any]:
-    pairs = values["pairs"]
-    return {**values, "pairs": pairs and {key: tensor.cpu() for key, tensor in pairs.items()}}
