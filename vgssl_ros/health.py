@@ -133,11 +133,14 @@ def judge(figures: Figures, state: str, topic: str, publishers: int) -> Health:
 
     Args:
         figures: The counters.
-        state: Lifecycle state: ``unconfigured``, ``inactive``, ``active`` or ``finalized``.
+        state: Lifecycle state: ``unconfigured``, ``inactive``, ``active`` or ``finalized``; ``stopping`` after a
+            deactivation that the image in work held up.
         topic: The image topic that is subscribed.
         publishers: How many publish on it.
     """
-    if state != "active":
+    if state == "stopping":
+        is_ok, summary = False, "the image in work does not end: try to deactivate again, or end the node"
+    elif state != "active":
         is_ok, summary = True, state
     elif publishers == 0:
         is_ok, summary = False, f"no publisher on {topic}: check the topic's name and ROS_DOMAIN_ID"

@@ -34,6 +34,11 @@ class LatestSlot(Generic[Item]):
             item, self._item = self._item, None
             return item
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the worker is to end: what it has in work is no longer wanted."""
+        return self._closed
+
     def close(self) -> None:
         """Wake the worker and let it end; what was not taken is dropped."""
         with self._changed:

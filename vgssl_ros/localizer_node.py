@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,9 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Before the long imports. A signal only asks to stop: Python's own reaction is an exception wherever the program
     # happens to be, and ROS's own takes the ground from under whatever call comes next.
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # A queue of this kind may be filled by a handler that interrupts the very thread that waits for it; an event's lock
+    # would hang.
+    stop: SimpleQueue[int] = SimpleQueue()
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, _: stop.put(number))
     try:
         from vgssl_ros.localizer import run
 
@@ -26,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         # The interpreter gives handlers back to the system while it ends, which would kill it at a second Ctrl-C;
         # only an ignored signal stays ignored.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
