@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.mining import make_pairs
 from vgssl_core.geopair.pairs import GeoPairs, PairConfig
+from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.places import Places, PlaceSet
 
 
@@ -72,6 +74,14 @@ def test_an_epoch_visits_each_usable_query_once_in_its_own_order(seed: int, epoc
     order = pairs.epoch_order(seed, epoch, None)
     assert sorted(order) == sorted(pairs.usable)
     assert np.array_equal(order, pairs.epoch_order(seed, epoch, None))
+
+
+def test_random_streams_of_different_purposes_never_coincide() -> None:
+    # The seed sequence fills up with zeros, so that tuples of different lengths would meet without a purpose.
+    places = itertools.product((0, 1), repeat=4)
+    draws = [generator(purpose, *at).integers(2**62) for at in places for purpose in Stream]
+    draws += [generator(Stream.ORDER, seed, epoch).integers(2**62) for seed in (2, 3) for epoch in (0, 1)]
+    assert len(set(draws)) == len(draws)
 
 
 def test_random_positives_without_negatives_embed_nothing() -> None:

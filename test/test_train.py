@@ -207,12 +207,14 @@ def test_damaged_images_are_counted_and_named(tmp_path: Path, capsys: pytest.Cap
     assert "2 of 6 images cannot be used" in message and str(path) in message
 
 
-def test_a_damaged_image_outside_the_memory_stops_the_training_by_name(tmp_path: Path) -> None:
+def test_damaged_images_outside_the_memory_are_counted_and_named_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_place_set(tmp_path / "set", count=8, queries=6)
-    path = next((root / "images" / "database").iterdir())
-    path.write_bytes(b"")
-    given = [*MOCO, "--data", str(root), "--memory_mib", "0", *TINY, "--out", str(tmp_path / "run")]
-    assert train.main(given) == 1
+    for path in sorted((root / "images" / "database").iterdir())[:3]:
+        path.write_bytes(b"")
+    message = refused([*MOCO, "--data", str(root), "--memory_mib", "0", *TINY], tmp_path / "run", capsys)
+    assert "3 of 8 images cannot be used" in message and str(path) in message
 
 
 @pytest.mark.parametrize(
@@ -390,6 +392,13 @@ def test_input_size_follows_the_images(tmp_path: Path) -> None:
     assert train.main(given) == 0
     _, preprocessing, _ = load_run(tmp_path / "run")
     assert (preprocessing.width, preprocessing.height) == (112, 32)
+
+
+def test_training_outside_the_memory_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
+    for name in ("2048", "0"):
+        given = [*TRIPLET, "--data", str(data), *TINY, "--epochs", "1", "--memory_mib", name]
+        assert train.main([*given, "--out", str(tmp_path / name)]) == 0
+    assert same(state(tmp_path / "0")["method"], state(tmp_path / "2048")["method"])
 
 
 def test_a_damaged_run_is_refused(data: Path, tmp_path: Path) -> None:

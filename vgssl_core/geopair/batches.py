@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vgssl_core.geopair.augment import PairAugmentation
 from vgssl_core.geopair.images import ImageStore
 from vgssl_core.geopair.pairs import PairList
+from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.imaging import Image
 
 #: Batches that are prepared while the network works on another.
@@ -68,7 +69,7 @@ class BatchLoader:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _pair(self, pairs: PairList, row: int, seed: tuple[int, ...]) -> tuple[Image, Image, list[Image]]:
-        rng = np.random.default_rng((*seed, row))
+        rng = generator(Stream.AUGMENTATION, *seed, row)
         query, positive = self._queries[int(pairs.queries[row])], self._database[int(pairs.positives[row])]
         x, y = self._augmentation.query_and_positive(query, positive, rng)
         return x, y, [self._augmentation.plain(self._database[int(index)]) for index in pairs.negatives[row]]

@@ -52,7 +52,7 @@ class TrainConfig:
         val_every: Epochs between validations.
         max_minutes: End cleanly after this time, with a checkpoint and a validation; 0 sets no limit.
         workers: Threads that decode and augment; 0 takes one per core.
-        memory_mib: Decoded images are kept in memory up to this size.
+        memory_mib: Decoded images are kept in memory up to this size in all, those to train on first.
         recall_radius_m: A retrieved image within this distance of the query is right.
         pairs: How pairs are made.
         augment: How their images are varied.

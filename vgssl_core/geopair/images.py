@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,21 +22,43 @@ logger = logging.getLogger(__name__)
 _NAMED = 5
 
 
+class ImageMemory:
+    """Memory that the stores of one training share.
+
+    Attributes:
+        free_bytes: What is left of it.
+    """
+
+    def __init__(self, mib: int) -> None:
+        self.free_bytes = mib * 2**20
+
+    def take(self, size_bytes: int) -> bool:
+        """Take so much of it; false, and nothing is taken, where less is left."""
+        fits = size_bytes <= self.free_bytes
+        self.free_bytes -= size_bytes if fits else 0
+        return fits
+
+
 class ImageStore:
     """N images by index, resized to the network's input.
 
-    All are decoded in advance when they fit the memory limit, which also finds every damaged file before the
-    training starts; otherwise each is decoded when it is asked for.
+    All are decoded in advance, which finds every damaged file before the training starts. They are kept when they fit
+    what is left of the memory; otherwise each is decoded again when it is asked for.
+
+    Raises:
+        DataError: Images that do not decode: how many, and the first of them.
     """
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, memory_mib: int, threads: int) -> None:
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, memory: ImageMemory, threads: int) -> None:
         self.paths = tuple(paths)
         self._preprocessing = preprocessing
         self._cache: NDArray[np.uint8] | None = None
         shape = (len(self.paths), preprocessing.height, preprocessing.width, 3)
-        if int(np.prod(shape)) <= memory_mib * 2**20:
+        if memory.take(math.prod(shape)):
             self._cache = np.empty(shape, np.uint8)
             _for_each(self._fill, range(len(self)), threads, "decoding images")
+        else:
+            _for_each(self._check, range(len(self)), threads, "checking images")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,14 +73,12 @@ class ImageStore:
             return self._cache[index]
         return self._preprocessing.resize(read_image(self.paths[index]))
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that the decoded images take."""
-        return 0 if self._cache is None else self._cache.nbytes
-
     def _fill(self, index: int) -> None:
         assert self._cache is not None
         self._cache[index] = self._preprocessing.resize(read_image(self.paths[index]))
+
+    def _check(self, index: int) -> None:
+        read_image(self.paths[index])
 
 
 def _for_each(work: Callable[[int], None], indices: Iterable[int], threads: int, title: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.errors import ConfigError, DataError
+from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.places import Places, PlaceSet, within_radius
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class GeoPairs:
 
     def epoch_order(self, seed: int, epoch: int, count: int | None) -> NDArray[np.int64]:
         """Queries of one epoch: a fresh permutation, at most ``count`` of it."""
-        return np.random.default_rng((seed, epoch)).permutation(self.usable)[:count]
+        return generator(Stream.ORDER, seed, epoch).permutation(self.usable)[:count]
 
     def random_positives(self, queries: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """One positive of each query, each as likely."""

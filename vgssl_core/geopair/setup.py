@@ -13,7 +13,7 @@ from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.augment import PairAugmentation
 from vgssl_core.geopair.batches import BatchLoader
 from vgssl_core.geopair.config import TrainConfig, plain
-from vgssl_core.geopair.images import ImageStore, limit_opencv_threads
+from vgssl_core.geopair.images import ImageMemory, ImageStore, limit_opencv_threads
 from vgssl_core.geopair.pairs import GeoPairs
 from vgssl_core.geopair.run_folder import FORMAT, RunFolder, versions
 from vgssl_core.geopair.trainer import Trainer
@@ -59,15 +59,13 @@ def build_trainer(config: TrainConfig) -> Trainer:
     options = config.options  # type: ignore[attr-defined]
     method = module.Method(network, options, TrainingScale(len(pairs), batch_size)).to(device)
     preprocessing = _preprocessing(config, places)
-    threads, memory_mib = config.workers or os.cpu_count() or 1, config.memory_mib // 2
+    threads, memory = config.workers or os.cpu_count() or 1, ImageMemory(config.memory_mib)
     queries, database = (
-        ImageStore(part.paths, preprocessing, memory_mib, threads) for part in (pairs.queries, pairs.database)
+        ImageStore(part.paths, preprocessing, memory, threads) for part in (pairs.queries, pairs.database)
     )
     validation = None
     if validation_places is not None:
-        validation = Validation(
-            validation_places, preprocessing, config.recall_radius_m, config.memory_mib // 2, threads
-        )
+        validation = Validation(validation_places, preprocessing, config.recall_radius_m, memory, threads)
     loader = BatchLoader(queries, database, PairAugmentation(config.augment, preprocessing), batch_size, threads)
     trainer = Trainer(config, method, preprocessing, pairs, queries, database, loader, validation, run, batch_size)
     if config.resume and run.has_last:

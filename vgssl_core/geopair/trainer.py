@@ -21,6 +21,7 @@ from vgssl_core.geopair.mining import make_pairs
 from vgssl_core.geopair.pairs import GeoPairs, PairList
 from vgssl_core.geopair.progress import Progress
 from vgssl_core.geopair.run_folder import BEST, LAST, RunFolder
+from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.geopair.validation import Validation, embed_store
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import normalise_images
@@ -259,7 +260,7 @@ class Trainer:
 
     def _make_pairs(self, queries: np.ndarray) -> PairList:
         at, network = self.progress, self.method.network
-        rng = np.random.default_rng((self.config.seed, at.epoch, at.chunk, 1))
+        rng = generator(Stream.MINING, self.config.seed, at.epoch, at.chunk)
         stores = (self._queries, self._database)
         embeds = [lambda i, store=store: embed_store(network, store, i, self._preprocessing) for store in stores]
         return make_pairs(self._pairs, queries, self.method.negatives_per_query, rng, *embeds)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation.recall import recall_at
-from vgssl_core.geopair.images import ImageStore
+from vgssl_core.geopair.images import ImageMemory, ImageStore
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import DescriptorNet, normalise_images
 from vgssl_core.places import PlaceSet, within_radius
@@ -51,7 +51,7 @@ class Validation:
     """
 
     def __init__(
-        self, places: PlaceSet, preprocessing: Preprocessing, radius_m: float, memory_mib: int, threads: int
+        self, places: PlaceSet, preprocessing: Preprocessing, radius_m: float, memory: ImageMemory, threads: int
     ) -> None:
         self.name = places.name
         positives = within_radius(places.queries.planar_m, places.database.planar_m, radius_m)
@@ -62,8 +62,8 @@ class Validation:
             )
         self._positives = positives
         self._preprocessing = preprocessing
-        self._database = ImageStore(places.database.paths, preprocessing, memory_mib, threads)
-        self._queries = ImageStore(places.queries.paths, preprocessing, memory_mib, threads)
+        self._database = ImageStore(places.database.paths, preprocessing, memory, threads)
+        self._queries = ImageStore(places.queries.paths, preprocessing, memory, threads)
 
     def recall(self, network: DescriptorNet) -> dict[int, float]:
         """Recall@{1, 5, 10} in percent."""
