@@ -86,6 +86,26 @@ def test_two_steps_move_key_encoder_and_queue_in_the_papers_order() -> None:
         assert int(method.queue_pointer) == pointer
 
 
+def test_key_encoder_keeps_its_own_batch_norm_statistics_and_follows_every_parameter() -> None:
+    method = tiny_method()
+    buffers = {name: value.clone() for name, value in method.key_network.named_buffers()}
+    with torch.no_grad():
+        for parameter in method.network.parameters():
+            parameter.add_(1.0)
+        for buffer in method.network.buffers():
+            buffer.add_(1)
+    before = {name: value.clone() for name, value in method.key_network.named_parameters()}
+    method.after_step()
+    after, trained = dict(method.key_network.named_parameters()), dict(method.network.named_parameters())
+    assert buffers and after.keys() == trained.keys()
+    assert all(torch.equal(value, buffers[name]) for name, value in method.key_network.named_buffers())
+    for name, value in after.items():
+        assert torch.allclose(value, 0.9 * before[name] + 0.1 * trained[name], atol=1e-6), name
+        assert not torch.equal(value, before[name]), name
+    method(batch())  # the statistics of its own batches, the positives
+    assert any(not torch.equal(value, buffers[name]) for name, value in method.key_network.named_buffers())
+
+
 def test_queue_wraps_when_the_batch_does_not_divide_it() -> None:
     method = tiny_method()
     filled = [torch.arange(i * 4, i * 4 + 4).repeat(8, 1).T.float() for i in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -149,16 +150,31 @@ def test_settings_come_in_layers(data: Path, tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_papers_with_data_and_the_small_ones_without(data: Path, tmp_path: Path) -> None:
-    moco = configuration(["--method", "mocov2", "--data", str(data)])
-    assert (moco.lr, moco.batch_size, moco.descriptor_dim, moco.epochs) == (1e-5, 64, 1024, 200)
-    assert (moco.options.queue_size, moco.options.momentum, moco.pretrained) == (65536, 0.999, True)
-    triplet = configuration(["--method", "triplet", "--data", str(data)])
-    assert (triplet.batch_size, triplet.options.negatives, triplet.options.margin) == (4, 10, 0.1)
-    assert (triplet.queries_per_epoch, triplet.pairs.mining_database, triplet.pairs.refresh_queries) == (
-        5000,
-        1000,
-        1000,
-    )
+    shared = {
+        **{"backbone": "resnet50", "stage": -1, "pooling": "gem", "descriptor_dim": 1024, "pretrained": True},
+        **{"width": 640, "height": 480, "precision": "fp32", "lr": 1e-5, "weight_decay": 0.0, "schedule": "constant"},
+        **{"warmup_steps": 0, "epochs": 200, "val_every": 10, "recall_radius_m": 25.0},
+    }
+    pairs = {"positive_radius_m": 10.0, "negative_radius_m": 25.0, "positive": "nearest", "refresh_queries": 1000}
+    augment = {"crop_area": (0.75, 1.0), "crop_positive": False, "flip": 0.5, "swap": 0.0, "jitter": 0.0}
+    own = {
+        "mocov2": {"batch_size": 64, "queries_per_epoch": 10000},
+        "triplet": {"batch_size": 4, "queries_per_epoch": 5000},
+    }
+    options = {
+        "mocov2": {
+            **{"temperature": 0.07, "queue_size": 65536, "momentum": 0.999, "queue_fraction": 0.0},
+            **{"symmetric": False, "batch_negatives": False, "key_batch_norm_groups": 1},
+        },
+        "triplet": {"margin": 0.1, "negatives": 10},
+    }
+    for method in ("mocov2", "triplet"):
+        config = dataclasses.asdict(configuration(["--method", method, "--data", str(data)]))
+        assert {key: config[key] for key in shared} == shared
+        assert {key: config[key] for key in own[method]} == own[method]
+        assert config["pairs"] == {**pairs, "mining_database": 1000}
+        assert {key: config["augment"][key] for key in augment} == augment
+        assert config["options"] == options[method]
     assert not configuration(["--method", "mocov2"]).pretrained
     (tmp_path / "own.yaml").write_text("lr: 0.5\n")
     config, used = train._configuration(["--config", str(tmp_path / "own.yaml")])
