@@ -107,21 +107,24 @@ def test_the_position_topic_decides_between_fixes_and_odometry(tiny_bundle: Path
     assert load_map(tmp_path / "b").datum is None
 
 
-def test_images_that_do_not_decode_are_counted_named_and_left_out(
+def test_images_that_do_not_decode_are_refused_or_left_out_where_asked(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     places = make_place_set(tmp_path / "set", count=5)
     images = sorted((places / "images" / "database").iterdir())
     images[1].write_bytes(images[1].read_bytes()[:300])
     images[3].write_bytes(b"")
-    assert build("--bundle", tiny_bundle, "--data", places, "--out", tmp_path / "map") == 0
-    assert "left out    2 images" in capsys.readouterr().out
+    assert build("--bundle", tiny_bundle, "--data", places, "--out", tmp_path / "map") == 1
+    assert "2 of 5 images do not decode" in capsys.readouterr().err
+    assert not (tmp_path / "map").exists()
+    assert build("--bundle", tiny_bundle, "--data", places, "--out", tmp_path / "map", "--skip-damaged") == 0
+    assert "left out    2 of 5 images" in capsys.readouterr().out
     assert images[1].name in caplog.text
     assert "2 of 5 images do not decode" in caplog.text
     geomap = load_map(tmp_path / "map")
     assert sorted(geomap.sources) == sorted(str(images[number]) for number in (0, 2, 4))
     bag = make_bag(tmp_path / "bag", [jpeg(0), b"rubbish", jpeg(2)])
-    assert build("--bundle", tiny_bundle, "--bag", bag, "--out", tmp_path / "map2") == 0
+    assert build("--bundle", tiny_bundle, "--bag", bag, "--out", tmp_path / "map2", "--skip-damaged") == 0
     assert len(load_map(tmp_path / "map2")) == 2
 
 
@@ -142,10 +145,10 @@ def test_what_cannot_become_a_map_is_one_clear_line_and_leaves_nothing(
         "no images": make_bag(tmp_path / "bag1", []),
         "no positions": make_bag(tmp_path / "bag2", images, fixes=False),
         "NaN": make_bag(tmp_path / "bag3", images, known=False),
-        "None of the 3 images": make_bag(tmp_path / "bag4", [b"rubbish"] * 3),
+        "3 of 3 images do not decode": make_bag(tmp_path / "bag4", [b"rubbish"] * 3),
     }
     cases: list[tuple[str, list[object]]] = [
-        ("None of the 2 images", ["--bundle", tiny_bundle, "--data", broken]),
+        ("2 of 2 images do not decode", ["--bundle", tiny_bundle, "--data", broken]),
         ("not a place set", ["--bundle", tiny_bundle, "--data", tmp_path / "empty"]),
         ("Give the image a position", ["--bundle", tiny_bundle, "--data", tmp_path / "no_position"]),
         ("is not a folder", ["--bundle", tiny_bundle, "--data", tmp_path / "missing"]),

@@ -18,7 +18,7 @@ from vgssl_core.evaluation import figures
 from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles, write_frames
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.metrics import Metrics
-from vgssl_core.evaluation.recall import recall_at
+from vgssl_core.evaluation.recall import check_overlap, recall_at
 from vgssl_core.evaluation.report import Retrieval, write_report
 
 
@@ -32,6 +32,12 @@ def test_recall_equals_a_plain_loop(seed: int, queries: int, database: int) -> N
     for n, percent in recall_at(neighbours, csr_matrix(positives)).items():
         hits = [any(positives[q, i] for i in neighbours[q][:n]) for q in answerable]
         assert percent == pytest.approx(100 * sum(hits) / len(hits))
+
+
+def test_sets_of_other_places_are_refused_before_the_work_with_the_distance() -> None:
+    check_overlap(np.array([[0.0, 0.0]]), np.array([[0.0, 25.0]]), 25.0)
+    with pytest.raises(DataError, match="radius of 25 m of any query; the nearest is 500 m away"):
+        check_overlap(np.array([[0.0, 0.0], [-9.0, 0.0]]), np.array([[300.0, 400.0], [800.0, 0.0]]), 25.0)
 
 
 def test_recall_without_any_positive_says_what_to_check() -> None:

@@ -333,14 +333,16 @@ def test_skipped_images_are_counted_and_named_in_the_log(
     assert "2 of 11 images do not decode" in caplog.text
 
 
-def test_an_image_that_does_not_decode_stops_the_loop_by_default(folder: Path, tiny_bundle: Path) -> None:
-    with pytest.raises(DataError, match=r"03\.png does not decode"):
+def test_images_that_do_not_decode_are_all_counted_and_named_and_refused_by_default(
+    folder: Path, tiny_bundle: Path
+) -> None:
+    with pytest.raises(DataError, match=r"2 of 11 images do not decode: .*03\.png, .*07\.png\. Replace"):
         embed_files(open_embedder(tiny_bundle), sorted(folder.iterdir()), batch_size=2, progress=False)
 
 
 def test_no_image_left_is_an_error_and_no_image_at_all_is_none(folder: Path, tiny_bundle: Path) -> None:
     embedder = open_embedder(tiny_bundle)
-    with pytest.raises(DataError, match="None of the 2 images"):
+    with pytest.raises(DataError, match="2 of 2 images do not decode"):
         embed_files(embedder, [folder / "03.png", folder / "missing.png"], on_error="skip", progress=False)
     descriptors, kept, failures = embed_files(embedder, [], progress=False)
     assert (descriptors.shape, kept.shape, failures) == ((0, 32), (0,), [])

@@ -110,6 +110,14 @@ def test_every_program_answers_help() -> None:
         assert f"usage: vgssl {name}" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["export", "build-map", "evaluate", "localize", "map", "town"])
+def test_a_program_without_its_arguments_says_what_it_needs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        training.vgssl.main([name])
+    assert stop.value.code == 2
+    assert "required" in capsys.readouterr().err
+
+
 def test_an_unknown_program_is_an_error_that_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         training.vgssl.main(["fly"])

@@ -36,6 +36,7 @@ class BuildMapConfig:
         backend: Engine that runs the bundle.
         threads: Threads of the engine; all cores where it is not given.
         batch_size: Images that are embedded at once.
+        skip_damaged: Leave out images that do not decode instead of stopping.
     """
 
     bundle: Path
@@ -51,6 +52,7 @@ class BuildMapConfig:
     backend: str = "auto"
     threads: int | None = None
     batch_size: int = 16
+    skip_damaged: bool = False
 
 
 def build_map(config: BuildMapConfig) -> None:
@@ -61,7 +63,12 @@ def build_map(config: BuildMapConfig) -> None:
     images = _images(config)
     embedder = open_embedder(bundle, config.backend, config.threads)
     embedded = embed_images(
-        embedder, images.items, config.batch_size, on_error="skip", total=len(images.positions), description="build map"
+        embedder,
+        images.items,
+        config.batch_size,
+        on_error="skip" if config.skip_damaged else "raise",
+        total=len(images.positions),
+        description="build map",
     )
     geomap = write_map(
         config.out,
@@ -74,7 +81,7 @@ def build_map(config: BuildMapConfig) -> None:
     )
     print("\n".join(describe(geomap)))
     if embedded.failures:
-        print(f"left out    {len(embedded.failures)} images that do not decode")
+        print(f"left out    {len(embedded.failures)} of {len(images.positions)} images, which do not decode")
     print(f"built in    {time.monotonic() - begin:.1f} s")
 
 

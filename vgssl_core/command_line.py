@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import typing
@@ -68,10 +69,9 @@ def _with_underscores(argument: str) -> str:
 
 def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
     """``--json`` alone as ``--json=true``; a value that follows it stays its value."""
-    following = [*arguments[1:], ""]
     return [
         f"{item}=true" if item in switches and after not in ("true", "false") else item
-        for item, after in zip(arguments, following, strict=True)
+        for item, after in itertools.pairwise([*arguments, ""])
     ]
 
 

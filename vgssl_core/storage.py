@@ -172,7 +172,9 @@ def read_yaml(path: str | Path, error: type[VgsslError], what: str) -> dict[str,
         raise error(f"Cannot read {path}, {what}: {problem.strerror or problem}.") from problem
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as problem:
         reason = " ".join(str(problem).split())
-        raise error(f"{path} is damaged: it is not {what} in YAML ({reason}).") from problem
+        raise error(
+            f"{path} is damaged: it is not {what} in YAML ({reason}). Restore it from a copy, or make it again."
+        ) from problem
     if not isinstance(content, dict):
         raise error(f"{path} is damaged: it holds no mapping, so it is not {what}.")
     return content

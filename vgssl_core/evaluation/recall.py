@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
 
 from vgssl_core.errors import DataError
 
@@ -35,6 +36,25 @@ def recall_at(
         )
     hits = first_hit(neighbours, positives)[answerable]
     return {n: 100.0 * float(np.mean(hits < n)) for n in ns}
+
+
+def check_overlap(queries_m: NDArray[np.float64], database_m: NDArray[np.float64], radius_m: float) -> None:
+    """Refuse queries of which none has a database image within the radius.
+
+    Args:
+        queries_m: (Q, 2) positions.
+        database_m: (N, 2) positions in the same plane.
+        radius_m: The positive radius.
+
+    Raises:
+        DataError: Names the smallest distance.
+    """
+    nearest = float(cKDTree(database_m).query(queries_m)[0].min())
+    if nearest > radius_m:
+        raise DataError(
+            f"No database image lies within the positive radius of {radius_m:g} m of any query; the nearest is "
+            f"{nearest:.0f} m away. Check that both are of the same place and use the same coordinates."
+        )
 
 
 def first_hit(neighbours: NDArray[np.integer], positives: csr_matrix) -> NDArray[np.int64]:

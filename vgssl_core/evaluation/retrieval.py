@@ -11,12 +11,10 @@ from scipy.sparse import csr_matrix
 
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation.metrics import Metrics
-from vgssl_core.evaluation.recall import recall_at
+from vgssl_core.evaluation.recall import check_overlap, recall_at
 from vgssl_core.geomap.exact import ExactSearch
 from vgssl_core.inference import Embedder, embed_files
 from vgssl_core.places import Places, PlaceSet, within_radius
-
-_NAMED_FAILURES = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ def retrieve(
     """
     if not len(place_set.queries):
         raise DataError(f"{place_set.root} has no queries: put them into images/queries, or into the split's queries.")
+    # Before the work: embedding may take hours.
+    check_overlap(place_set.queries.planar_m, place_set.database.planar_m, radius_m)
     database, database_rows = _embed(embedder, place_set.database, "database", skip_damaged)
     queries, query_rows = _embed(embedder, place_set.queries, "queries", skip_damaged)
     positives = within_radius(queries.planar_m, database.planar_m, radius_m)
@@ -87,12 +87,6 @@ def retrieve(
 
 def _embed(embedder: Embedder, places: Places, part: str, skip_damaged: bool) -> tuple[Places, NDArray[np.float32]]:
     """The places that decode and their descriptors."""
-    embedded = embed_files(embedder, places.paths, on_error="skip", description=part)
-    if embedded.failures and not skip_damaged:
-        named = ", ".join(name for name, _ in embedded.failures[:_NAMED_FAILURES])
-        raise DataError(
-            f"{len(embedded.failures)} of {len(places)} {part} images do not decode: {named}"
-            f"{', …' if len(embedded.failures) > _NAMED_FAILURES else ''}. Replace or remove them, or give "
-            "--skip_damaged true."
-        )
+    on_error = "skip" if skip_damaged else "raise"
+    embedded = embed_files(embedder, places.paths, on_error=on_error, description=part)
     return places.subset(embedded.kept), embedded.descriptors

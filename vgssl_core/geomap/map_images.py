@@ -7,7 +7,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ def from_place_set(root: str | Path, split: str | None = None) -> MapImages:
     place_set = read_place_set(root, split)
     positions = MapPositions.from_places(place_set.database)
     positions.check()
+    # Absolute, so that people find the images from wherever they ask.
+    positions = replace(positions, source=tuple(str(path.resolve()) for path in place_set.database.paths))
     items = ((str(path), functools.partial(read_image, path)) for path in place_set.database.paths)
     return MapImages(positions, items, f"place set {place_set.name}")
 
@@ -84,7 +86,7 @@ def _positions_of(frames: GeotaggedFrames) -> MapPositions:
         frames.altitude_m if frames.is_georeferenced else frames.planar_m[:, 2],
         frames.heading_deg,
         frames.stamp_ns,
-        tuple(frame_source(frames.bag, frames.image_topic, stamp) for stamp in frames.stamp_ns),
+        tuple(frame_source(frames.bag.resolve(), frames.image_topic, stamp) for stamp in frames.stamp_ns),
         np.ascontiguousarray(frames.planar_m[:, :2]),
     )
 

@@ -67,13 +67,13 @@ def embed_images(
         embedder: The engine.
         items: Name and loader of each image; a loader raises `DataError` for an image that does not decode.
         batch_size: Images per call of the engine.
-        on_error: ``raise`` stops at the first image that does not decode; ``skip`` leaves such images out, and
-            names and counts them in the result and in the log.
+        on_error: ``raise`` refuses a set with images that do not decode, after all of them were tried, so that they
+            are counted and named; ``skip`` leaves them out, and counts and names them in the result and in the log.
         total: Number of items, for the progress bar; None shows no bar.
         description: Label of the progress bar.
 
     Raises:
-        DataError: An image does not decode and ``on_error`` is ``raise``; or no image is left.
+        DataError: Images do not decode and ``on_error`` is ``raise``; or no image is left.
     """
     blocks: list[NDArray[np.float32]] = []
     kept: list[int] = []
@@ -84,8 +84,6 @@ def embed_images(
             images = []
             for index, (name, image) in chunk:
                 if isinstance(image, DataError):
-                    if on_error == "raise":
-                        raise image
                     failures.append((name, str(image)))
                 else:
                     images.append(image)
@@ -93,9 +91,14 @@ def embed_images(
             if images:
                 blocks.append(embedder.embed(images))
             bar.update(len(chunk))
+    if failures and (on_error == "raise" or not kept):
+        named = ", ".join(name for name, _ in failures[:_NAMED_FAILURES])
+        more = ", …" if len(failures) > _NAMED_FAILURES else ""
+        raise DataError(
+            f"{len(failures)} of {len(failures) + len(kept)} images do not decode: {named}{more}. Replace or remove "
+            f"them{', or give --skip-damaged' if kept else ''}."
+        )
     _report(failures, len(kept))
-    if failures and not kept:
-        raise DataError(f"None of the {len(failures)} images decodes. The first: {failures[0][1]}")
     descriptors = np.concatenate(blocks) if blocks else np.empty((0, embedder.dimension), np.float32)
     return EmbeddedImages(descriptors, np.array(kept, np.int64), failures)
 

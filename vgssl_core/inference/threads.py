@@ -6,6 +6,7 @@ import os
 
 import cv2
 
+from vgssl_core.errors import ConfigError
 from vgssl_core.faiss_package import load_faiss
 
 
@@ -16,10 +17,14 @@ def set_threads(count: int | None = None) -> int:
 
     Args:
         count: Threads; None takes every core that this process may use.
+
+    Raises:
+        ConfigError: Fewer than one thread.
     """
     if count is None:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = max(1, count)
+    if count < 1:
+        raise ConfigError(f"{count} threads were asked for: give at least 1, or leave it out for all cores.")
     cv2.setNumThreads(count)
     faiss = load_faiss()
     if faiss is not None:
