@@ -65,6 +65,11 @@ class PairAugmentation:
         x, y = self._vary(query, rng, True, flip), self._vary(positive, rng, self.config.crop_positive, flip)
         return (y, x) if rng.random() < self.config.swap else (x, y)
 
+    def two_views(self, image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+        """Two views of one image, each with its own crop and its own flip."""
+        first, second = (self._vary(image, rng, True, rng.random() < self.config.flip) for _ in range(2))
+        return first, second
+
     def plain(self, image: Image) -> Image:
         """An image that is only resized, as at evaluation."""
         return self._preprocessing.resize(image)

@@ -66,7 +66,8 @@ def build_trainer(config: TrainConfig) -> Trainer:
     validation = None
     if validation_places is not None:
         validation = Validation(validation_places, preprocessing, config.recall_radius_m, memory, threads)
-    loader = BatchLoader(queries, database, PairAugmentation(config.augment, preprocessing), batch_size, threads)
+    augmentation = PairAugmentation(config.augment, preprocessing)
+    loader = BatchLoader(queries, database, augmentation, batch_size, threads, method.negative_views)
     trainer = Trainer(config, method, preprocessing, pairs, queries, database, loader, validation, run, batch_size)
     if config.resume and run.has_last:
         trainer.resume()

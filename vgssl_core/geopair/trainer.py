@@ -171,13 +171,15 @@ class Trainer:
         self.method.after_step()
         self.progress.step += 1
         self.progress.chunk_step += 1
-        self._seen.add(output, len(pixels.x) * (2 + pixels.negatives.shape[1]))
+        self._seen.add(output, len(pixels.x) * (2 + pixels.negatives.shape[1] + pixels.negatives_y.shape[1]))
 
     def _to_device(self, pixels: PixelBatch) -> PairBatch:
-        def views(array: np.ndarray) -> torch.Tensor:
-            return normalise_images(torch.from_numpy(array).to(self._device), self._preprocessing)
+        def views(array: np.ndarray) -> torch.Tensor | None:
+            return (
+                normalise_images(torch.from_numpy(array).to(self._device), self._preprocessing) if array.size else None
+            )
 
-        return PairBatch(views(pixels.x), views(pixels.y), views(pixels.negatives) if pixels.negatives.size else None)
+        return PairBatch(*(views(part) for part in (pixels.x, pixels.y, pixels.negatives, pixels.negatives_y)))
 
     def _set_lr(self) -> None:
         for group in self._optimiser.param_groups:

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -29,11 +29,15 @@ class PairBatch:
         x: (N, 3, H, W) float32, the queries.
         y: (N, 3, H, W) float32, the positive of each query.
         negatives: (N, M, 3, H, W) float32 hard negatives of each query, or None where M is 0.
+        negatives_y: (N, M, 3, H, W) float32 second views of the same negatives, for methods with two
+            ``negative_views``: a method with hard negatives takes [x; negatives] and [y; negatives_y] as its two
+            views. Else None.
     """
 
     x: Tensor
     y: Tensor
     negatives: Tensor | None = None
+    negatives_y: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ class SslMethod(nn.Module, ABC):
     Attributes:
         network: The network that is trained and later exported.
         negatives_per_query: How many mined negatives each query of a batch must bring.
+        negative_views: 1: a negative comes as it is; 2: in two views that are augmented independently.
     """
 
     negatives_per_query: int = 0
+    negative_views: Literal[1, 2] = 1
 
     def __init__(self, network: DescriptorNet) -> None:
         super().__init__()
