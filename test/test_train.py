@@ -21,7 +21,7 @@ from tiny import make_place_set, picture
 
 from training import train
 from vgssl_core.errors import ConfigError, DataError
-from vgssl_core.geopair import TrainConfig, load_run
+from vgssl_core.geopair import TrainConfig, build_trainer, load_run
 from vgssl_core.geopair.run_folder import load_checkpoint
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.resources import config_file
@@ -369,6 +369,19 @@ def test_resume_takes_the_runs_own_settings_and_checks_flags_against_them(
     assert state(tmp_path / "run")["progress"]["step"] == 9
     assert train.main(["--resume"]) == 1
     assert "--resume needs the run that goes on" in capsys.readouterr().err
+
+
+def test_a_run_of_the_cpu_goes_on_on_another_device(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert train.main([*MOCO, "--data", str(data), *TINY, "--epochs", "1", "--out", str(run)]) == 0
+    trainer = build_trainer(configuration(["--resume", "--out", str(run)]))
+    # No test machine needs CUDA for this: only the random state is looked at.
+    monkeypatch.setattr(trainer, "_device", torch.device("cuda"))
+    monkeypatch.setattr(trainer._run, "load", lambda name, device: load_checkpoint(run / name))
+    trainer.resume()
+    assert trainer.progress.step == 3
 
 
 def test_collapsed_descriptors_are_reported(
