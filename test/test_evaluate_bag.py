@@ -117,3 +117,13 @@ def test_a_cut_off_recall_and_a_missing_map_are_refused(
     assert run(drive, tmp_path / "nowhere", tmp_path / "out") == 1
     assert "There is no map at" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_way_of_the_results_is_told_before_the_work(
+    tmp_path: Path, drive: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("results of long ago")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert run(drive, tmp_path / "no map is read yet", out) == 1
+        assert f"--out {out}: {tmp_path / 'file'} is not a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "results of long ago"

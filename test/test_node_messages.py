@@ -71,6 +71,22 @@ def test_a_lever_arm_under_an_unknown_heading_becomes_doubt():
     assert unknown.yaw_rad == 0.0 and unknown.yaw_sigma_rad > 1.8
 
 
+@given(
+    spread=st.tuples(st.floats(0.5, 9.0), st.floats(0.5, 9.0), st.floats(-0.99, 0.99)),
+    arm=st.sampled_from([0.0, 2.0]),
+    yaw=perhaps_angles,
+)
+def test_sigma_of_the_cloud_is_that_of_the_hypothesis_along_the_worst_direction(spread, arm, yaw):
+    east, north, correlation = spread
+    item = hypothesis(yaw=yaw)
+    item.covariance[:2, :2] = [[east**2, correlation * east * north], [correlation * east * north, north**2]]
+    worst = math.sqrt(np.linalg.eigvalsh(item.covariance[:2, :2])[-1])
+    pose = CameraMount([arm, 0.0, 0.0, 0.0, 0.0, 0.0]).base_pose(item, DATUM, DEFAULT)
+    (row,) = messages.read_cloud(messages.hypotheses_cloud([pose], HEADER, georeferenced=True))
+    assert row["sigma"] == pytest.approx(worst, rel=1e-6) if arm == 0.0 else row["sigma"] >= worst * (1 - 1e-6)
+    assert pose.horizontal_sigma_m >= pose.sigma_m[:2].max() * (1 - 1e-9)
+
+
 def test_an_unknown_altitude_is_the_default_with_its_doubt():
     pose = FORWARD.base_pose(hypothesis((300.0, 400.0, NAN)), DATUM, DEFAULT)
     assert pose.altitude_m == pytest.approx(250.0, abs=1e-3)

@@ -115,6 +115,7 @@ def test_without_a_localizer_recording_is_an_error_and_leaves_nothing(tmp_path: 
         (["--topics", "[/nothing]"], "has no topic /nothing"),
         (["--image_topic", "/gps/fix"], "has no image topic /gps/fix"),
         (["--duration_s", "-1"], "--duration_s is -1.0"),
+        (["--record", "README.md"], "--record README.md: README.md is not a folder"),
     ],
 )
 def test_wrong_settings_are_named(drive: Path, arguments: list[str], message: str):

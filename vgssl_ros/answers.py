@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Pose, PoseArray
 from numpy.typing import NDArray
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
@@ -35,7 +37,8 @@ class Answer:
         stamp_ns: Stamp of the image.
         latency_ms: From the publishing of the image to the arrival of the answer, both in this process.
         x_m, y_m, z_m, yaw_rad: Pose of the robot's base in the map frame.
-        score, sigma_m: What the localizer states about it.
+        score: Share of the weight of all hypotheses.
+        sigma_m: Standard deviation along the worst horizontal direction.
         latitude_deg, longitude_deg: NaN for a local map.
     """
 
@@ -57,7 +60,7 @@ class Summary:
 
     Attributes:
         frames_published: Images that were sent.
-        frames_answered: Images with an answer.
+        frames_answered: Images with an answer, which are the lines of ``answers.csv``.
         out_of_order: Answers to an older image than the answer before.
         unknown_stamps: Answers with a stamp that no image had.
         duplicates: Answers to an image that had one already: two localizers have the same name.
@@ -106,17 +109,28 @@ class AnswerRecorder:
         self._status_at_s = 0.0
         qos = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         own = f"/{self._status_name}"
+        self._matched: Counter[str] = Counter()
+
+        def events(topic: str) -> SubscriptionEventCallbacks:
+            return SubscriptionEventCallbacks(
+                matched=lambda event: self._matched.update({topic: event.current_count_change})
+            )
+
+        cloud, poses = f"{own}/hypotheses_cloud", f"{own}/hypotheses"
+        self._answer_topics = (cloud, poses)
         self._subscriptions = [
-            node.create_subscription(PointCloud2, f"{own}/hypotheses_cloud", self._keep, qos),
+            node.create_subscription(PointCloud2, cloud, self._keep, qos, event_callbacks=events(cloud)),
             # The cloud's coordinates are float32, these are float64.
-            node.create_subscription(PoseArray, f"{own}/hypotheses", self._keep_poses, qos),
+            node.create_subscription(PoseArray, poses, self._keep_poses, qos, event_callbacks=events(poses)),
             node.create_subscription(DiagnosticArray, "/diagnostics", self._keep_status, qos),
         ]
 
     @property
-    def sees_publisher(self) -> bool:
-        """Whether the localizer has said that it knows a publisher of its images."""
-        return int(self.status.get("publishers", "0")) > 0
+    def is_ready(self) -> bool:
+        """Whether no answer can be lost: the localizer says that it sees a publisher of its images, and is matched."""
+        return int(self.status.get("publishers", "0")) > 0 and all(
+            self._matched[topic] > 0 for topic in self._answer_topics
+        )
 
     def sent(self, stamp: int) -> None:
         """An image with this stamp is published now."""
@@ -131,21 +145,23 @@ class AnswerRecorder:
         return stamp == next(reversed(self._sent_s)) and stamp in self._poses and self._status_at_s > at_s
 
     def answers(self) -> list[Answer]:
-        """Answers with at least one hypothesis, to images that were sent, in the order of arrival."""
-        return [
-            _answer(stamp, (at_s - self._sent_s[stamp]) * 1e3, self._poses[stamp].poses[0], rows[0])
-            for stamp, at_s, rows in self._received
-            if len(rows) and stamp in self._sent_s and stamp in self._poses
-        ]
+        """First answer with at least one hypothesis to each image that was sent, in the order of arrival."""
+        first: dict[int, Answer] = {}
+        for stamp, at_s, rows in self._received:
+            if len(rows) and stamp in self._sent_s and stamp in self._poses and stamp not in first:
+                latency_ms = (at_s - self._sent_s[stamp]) * 1e3
+                first[stamp] = _answer(stamp, latency_ms, self._poses[stamp].poses[0], rows[0])
+        return list(first.values())
 
     def summary(self) -> Summary:
         """Counts and latencies so far."""
         stamps = [stamp for stamp, _, _ in self._received]
-        latencies = [(at_s - self._sent_s[stamp]) * 1e3 for stamp, at_s, _ in self._received if stamp in self._sent_s]
+        answers = self.answers()
+        latencies = [answer.latency_ms for answer in answers]
         middle, high = np.percentile(latencies, [50, 95]).round(3).tolist() if latencies else (None, None)
         return Summary(
             frames_published=len(self._sent_s),
-            frames_answered=len(set(stamps) & self._sent_s.keys()),
+            frames_answered=len(answers),
             out_of_order=sum(later < earlier for earlier, later in itertools.pairwise(stamps)),
             unknown_stamps=sum(stamp not in self._sent_s for stamp in stamps),
             duplicates=len(stamps) - len(set(stamps)),

@@ -43,6 +43,7 @@ class BasePose:
         position_m: (3,) in the map frame.
         yaw_rad: ENU yaw; 0 where the heading is unknown, which its standard deviation then tells.
         sigma_m: (3,) standard deviation along each axis, positive.
+        horizontal_sigma_m: Standard deviation along the worst horizontal direction, as `Hypothesis.sigma_m`.
         yaw_sigma_rad: Standard deviation of the yaw.
         score: Share of the weight of all hypotheses.
         rank: 0 is the best.
@@ -52,17 +53,13 @@ class BasePose:
     position_m: NDArray[np.float64]
     yaw_rad: float
     sigma_m: NDArray[np.float64]
+    horizontal_sigma_m: float
     yaw_sigma_rad: float
     score: float
     rank: int
     latitude_deg: float | None = None
     longitude_deg: float | None = None
     altitude_m: float | None = None
-
-    @property
-    def horizontal_sigma_m(self) -> float:
-        """Horizontal standard deviation per axis."""
-        return float(np.sqrt(np.mean(self.sigma_m[:2] ** 2)))
 
 
 class CameraMount:
@@ -87,27 +84,29 @@ class CameraMount:
             default: What stands in for an unknown altitude.
         """
         camera_m = np.array(hypothesis.position_m, np.float64)
-        variances = np.diagonal(np.asarray(hypothesis.covariance, np.float64))[:3].copy()
+        covariance = np.array(hypothesis.covariance, np.float64)[:3, :3]
         if not math.isfinite(camera_m[2]):
             camera_m[2] = _default_up_m(camera_m, datum, default.altitude_m)
-            variances[2] = default.sigma_m**2
+            covariance[2, 2] = default.sigma_m**2
         yaw = self._base_yaw_rad(hypothesis.yaw_rad)
         yaw_sigma = math.sqrt(hypothesis.covariance[3, 3])
         arm_m = self._lever_arm_m.copy()
         if yaw is None:
             # The arm points anywhere: its whole length is doubt.
-            variances[:2] += float(arm_m[:2] @ arm_m[:2])
+            covariance[:2, :2] += np.eye(2) * float(arm_m[:2] @ arm_m[:2])
             arm_m[:2] = 0.0
         else:
             cosine, sine = math.cos(yaw), math.sin(yaw)
             arm_m[:2] = cosine * arm_m[0] - sine * arm_m[1], sine * arm_m[0] + cosine * arm_m[1]
-            variances[:2] += (arm_m[1::-1] * yaw_sigma) ** 2
+            swing_m = np.array([-arm_m[1], arm_m[0]]) * yaw_sigma
+            covariance[:2, :2] += np.outer(swing_m, swing_m)
         base_m = camera_m - arm_m
         latitude, longitude, altitude = (None,) * 3 if datum is None else map(float, datum.to_wgs84(base_m))
         return BasePose(
             position_m=base_m,
             yaw_rad=yaw or 0.0,
-            sigma_m=np.sqrt(variances),
+            sigma_m=np.sqrt(np.diagonal(covariance)),
+            horizontal_sigma_m=math.sqrt(np.linalg.eigvalsh(covariance[:2, :2])[-1]),
             yaw_sigma_rad=yaw_sigma,
             score=float(hypothesis.score),
             rank=int(hypothesis.rank),

@@ -20,6 +20,7 @@ from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.report import write_report
 from vgssl_core.geomap import GeoMap
 from vgssl_core.localization import LocalizerConfig, open_localizer
+from vgssl_ros.output_folder import check_output_folder
 
 _DEEPEST_RECALL = 10
 
@@ -60,6 +61,7 @@ def evaluate_bag(config: EvaluateBagConfig) -> None:
         raise ConfigError(f"--localizer.k is {config.localizer.k}: Recall@{_DEEPEST_RECALL} needs at least that many.")
     if not config.radius_m > 0:
         raise ConfigError(f"--radius_m is {config.radius_m}: it must be positive.")
+    check_output_folder(config.out, "--out")
     localizer = open_localizer(config.map, config.bundle, config.localizer, config.backend, config.threads)
     frames = frames_with_truth(str(config.bag), localizer.geomap, config.image_topic, config.position_topic)
     drive = drive_through(localizer, frames)

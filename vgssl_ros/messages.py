@@ -104,8 +104,8 @@ def hypotheses_cloud(poses: Sequence[BasePose], header: Header, georeferenced: b
     """All hypotheses with everything that is known about them, best first.
 
     Fields: float32 ``x y z yaw score sigma rank sigma_yaw`` and, on a georeferenced map, float64 ``lat lon alt``.
-    ``sigma`` is the horizontal standard deviation in metres; an unknown ``yaw`` is 0 with a
-    ``sigma_yaw`` above 1.8.
+    ``sigma`` is the standard deviation along the worst horizontal direction in metres; an unknown ``yaw`` is 0 with
+    a ``sigma_yaw`` above 1.8.
     """
     columns = [(name, "<f4") for name in CLOUD_FLOATS]
     columns += [(name, "<f8") for name in CLOUD_DOUBLES] if georeferenced else []

@@ -24,6 +24,7 @@ from vgssl_core.bags import BagReader, RawMessage
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_ros.answers import AnswerRecorder
 from vgssl_ros.messages import to_stamp
+from vgssl_ros.output_folder import check_output_folder
 
 _log = logging.getLogger(__name__)
 #: Published once and kept for those who come later.
@@ -126,6 +127,8 @@ class Player:
 
 def replay(config: ReplayConfig) -> None:
     """Publish the bag; with ``record`` write the answers and print their summary."""
+    if config.record is not None:
+        check_output_folder(config.record, "--record")
     with BagReader(config.bag) as bag:
         image_topic = _image_topic(bag, config)
         topics = {name: kind for name, kind in bag.topics.items() if not config.topics or name in config.topics}
@@ -150,7 +153,7 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
     awaited = list(topics) if image_topic is None else [image_topic]
 
     def is_ready() -> bool:
-        return player.has_subscriber(awaited) and (recorder is None or recorder.sees_publisher)
+        return player.has_subscriber(awaited) and (recorder is None or recorder.is_ready)
 
     if not _wait(executor, is_ready, config.wait_s):
         silence = f"Nothing subscribes to {' or '.join(awaited)} within {config.wait_s:g} s"
