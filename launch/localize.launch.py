@@ -20,6 +20,7 @@ OVERRIDES = {
     "bundle": ("bundle_path", "folder of the model bundle (`vgssl export`)"),
     "image": ("image_topic", "camera topic, without the transport's ending"),
     "image_transport": ("image_transport", "raw, or compressed for image + /compressed"),
+    "image_qos": ("image_qos", "best_effort, or reliable for images that must not be lost"),
 }
 
 
@@ -35,7 +36,8 @@ def localizer(context: LaunchContext) -> list[Node]:
         for argument, (parameter, _) in OVERRIDES.items()
         if given(argument)
     }
-    overrides["use_sim_time"] = given("use_sim_time").lower() in ("true", "1")
+    if given("use_sim_time"):
+        overrides["use_sim_time"] = _truth("use_sim_time", given("use_sim_time"))
     return [
         Node(
             package="vgssl_ros",
@@ -48,6 +50,13 @@ def localizer(context: LaunchContext) -> list[Node]:
             on_exit=end_with_node,
         )
     ]
+
+
+def _truth(argument: str, text: str) -> bool:
+    meanings = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in meanings:
+        raise RuntimeError(f"{argument}:={text} is neither true nor false")
+    return meanings[text.lower()]
 
 
 def end_with_node(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
@@ -67,7 +76,7 @@ def generate_launch_description() -> LaunchDescription:
                 for argument, (_, description) in OVERRIDES.items()
             ),
             DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
-            DeclareLaunchArgument("use_sim_time", default_value="false", description="take the time from /clock"),
+            DeclareLaunchArgument("use_sim_time", default_value="", description="true takes the time from /clock"),
             DeclareLaunchArgument("params_file", default_value=defaults, description="parameters of the node"),
             OpaqueFunction(function=localizer),
         ]
