@@ -60,7 +60,6 @@ class Program:
     """A child process whose lines are kept, and which does not outlive its test."""
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str] | None = None) -> None:
-        self.started_s = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             env=env or environment(),
@@ -93,8 +92,8 @@ class Program:
             self._changed.wait_for(lambda: self._ended or text in self.output, TIMEOUT_S)
         assert text in self.output, f"{text!r} was not said:\n{self.output}"
 
-    def interrupt(self) -> None:
-        self.process.send_signal(signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        self.process.send_signal(number)
 
     def end(self) -> int:
         """Wait for the end of the process and of its output."""

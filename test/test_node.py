@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,16 @@ def test_under_overload_the_newest_frame_is_answered_and_the_others_are_counted(
         assert_clean(node)
 
 
-@pytest.mark.parametrize("moment", ["Configured", "Active"])
-def test_an_early_interrupt_is_a_clean_end_too(given: dict[str, Any], moment: str):
+@pytest.mark.parametrize(
+    ("moment", "number"), [("Configured", signal.SIGINT), ("Active", signal.SIGINT), ("Active", signal.SIGTERM)]
+)
+def test_an_early_interrupt_is_a_clean_end_too_and_so_are_many(
+    given: dict[str, Any], moment: str, number: signal.Signals
+):
     with ros_support.localizer(given) as node:
         node.wait_for(moment)
-        node.interrupt()
+        while node.process.poll() is None:
+            node.interrupt(number)
         assert_clean(node)
 
 
@@ -199,6 +205,10 @@ def test_an_early_interrupt_is_a_clean_end_too(given: dict[str, Any], moment: st
         ({"k": "many"}, "Parameter k .*expecting type"),
         ({"image_transport": "theora"}, "must be one of raw, compressed"),
         ({"backend": "abacus"}, "abacus"),
+        ({"image_topic": "/bad topic"}, "image_topic '/bad topic' is no topic name .* set one such as"),
+        ({"image_topic": "image/"}, "image_topic 'image/' is no topic name .*must not end with"),
+        ({"image_topic": "/a//b"}, "image_topic '/a//b' is no topic name .*repeated"),
+        ({"image_topic": "''"}, "image_topic '' is no topic name .*empty"),
     ],
 )
 def test_a_node_that_cannot_start_ends_with_one_line(

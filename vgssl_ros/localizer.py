@@ -259,7 +259,7 @@ def run(arguments: Sequence[str] | None, stop: SimpleQueue[int]) -> int:
 
     Args:
         arguments: ROS arguments; None takes the process's own.
-        stop: Put anything into it to end the node, at any time, also from a signal handler.
+        stop: Put anything into it to end the node, at any time.
 
     Returns:
         Exit status: 0 when it was told to stop, 1 when the node could not start or failed.
@@ -284,7 +284,7 @@ def run(arguments: Sequence[str] | None, stop: SimpleQueue[int]) -> int:
 
 
 def _spin(node: LocalizerNode, stop: SimpleQueue[int]) -> int:
-    """Serve the node's callbacks beside the main thread, which alone sees signals and so must be free to."""
+    """Serve the node's callbacks beside the main thread, which waits for the word to stop."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     failures: list[BaseException] = []

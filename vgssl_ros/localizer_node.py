@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from queue import SimpleQueue
 
@@ -16,22 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 after SIGINT or SIGTERM; 1 when the parameters are wrong or the configuration fails at the start.
     """
-    # Before the long imports. A signal only asks to stop: Python's own reaction is an exception wherever the program
-    # happens to be, and ROS's own takes the ground from under whatever call comes next.
-    # A queue of this kind may be filled by a handler that interrupts the very thread that waits for it; an event's lock
-    # would hang.
+    # Before the long imports, so that every thread inherits the mask. A signal only asks to stop: Python's own reaction
+    # is an exception wherever the program happens to be, ROS's own takes the ground from under whatever call comes
+    # next, and both give signals back to the system while they end, so that a second Ctrl-C would kill the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     stop: SimpleQueue[int] = SimpleQueue()
-    for number in _SIGNALS:
-        signal.signal(number, lambda number, _: stop.put(number))
-    try:
-        from vgssl_ros.localizer import run
+    threading.Thread(target=lambda: stop.put(signal.sigwait(_SIGNALS)), name="signals", daemon=True).start()
+    from vgssl_ros.localizer import run
 
-        return run(arguments, stop)
-    finally:
-        # The interpreter gives handlers back to the system while it ends, which would kill it at a second Ctrl-C;
-        # only an ignored signal stays ignored.
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    return run(arguments, stop)
 
 
 if __name__ == "__main__":
