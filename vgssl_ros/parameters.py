@@ -132,7 +132,9 @@ PARAMETERS = (
         "camera_extrinsics",
         [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
         "pose of the camera in base_frame: x y z in metres, roll pitch yaw in radians, for a camera frame with x along "
-        "the optical axis, y left, z up; zeros are a camera in the origin that looks forward",
+        "the optical axis, y left, z up; zeros are a camera in the origin that looks forward; a map that was built "
+        "from a bag holds the positions and headings that the bag recorded (of vehicle or antenna), so these stay "
+        "zero with it",
         length=6,
     ),
     Specification(
