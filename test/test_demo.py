@@ -34,9 +34,11 @@ def test_from_an_empty_folder_to_a_report_of_answers_over_dds(tmp_path: Path) ->
     for name in ("hog", "untrained", "trained"):
         assert set(json.loads((out / name / "metrics.json").read_text())["recall"]) == {"1", "5", "10"}
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 4 and "Worst retrievals" in page
+    assert page.count("<svg") == 5 and "Worst retrievals" in page
     assert f"Report: {out / 'report.html'}" in done.stdout
-    assert f"the drive        R@1 {metrics['recall']['1']:.1f}" in done.stdout
+    on_the_drive = done.stdout[done.stdout.index("On the drive:") :]
+    assert f"  trained            R@1 {metrics['recall']['1']:.1f}" in on_the_drive
+    assert "ended by its time limit" in page
 
 
 def test_a_folder_that_no_demo_wrote_is_left_alone(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vgssl_core.bags import BagReader
 from vgssl_core.bags.from_places import write_places_bag
 from vgssl_core.bags.records import COMPRESSED_IMAGE
 from vgssl_core.errors import ConfigError, DataError, VgsslError
+from vgssl_core.geomap.map_images import from_bag, from_place_set
 from vgssl_core.resources import config_file
 
 _MARKER = ".vgssl-demo"
@@ -122,8 +123,18 @@ def demo(config: DemoConfig) -> None:
     with steps.step(f"Replay the drive into the localizer node over DDS at {config.rate:g}x"):
         _replay(config, drive, bundle, built_map)
     with steps.step("Compare with the truth"):
-        learned = "unseen streets of the town" if evaluated == town else str(evaluated)
-        results = DemoResults(config.out, drive, bundle, built_map, learned, _subject(config, own), steps.seconds)
+        results = DemoResults(
+            out=config.out,
+            drive=drive,
+            bundle=bundle,
+            built_map=built_map,
+            run=run,
+            learned=learning_set,
+            evaluated="other streets of the town" if evaluated == town else str(evaluated),
+            map_images=lambda: from_bag(own.map_bag) if own and own.map_bag else from_place_set(evaluated, "test"),
+            subject=_subject(config, own),
+            seconds=steps.seconds,
+        )
         lines = write_demo_report(results)
     print("\n" + "\n".join(lines))
     print(f"Took {(time.monotonic() - begin) / 60:.1f} minutes. Report: {config.out / 'report.html'}")

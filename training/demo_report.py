@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,15 @@ import numpy as np
 
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation import figures
-from vgssl_core.evaluation.bag_drive import drive_through, frame_pictures, frames_with_truth
+from vgssl_core.evaluation.bag_drive import drive_of_baseline, drive_through, frame_pictures, frames_with_truth
 from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles
+from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.metrics import METRICS_FILE, Metrics
 from vgssl_core.evaluation.report import Section, write_report
+from vgssl_core.geomap.map_images import MapImages
 from vgssl_core.localization import open_localizer
+from vgssl_core.models.untrained import untrained_embedder
+from vgssl_core.storage import read_yaml
 
 RADIUS_M = 25.0
 #: Evaluation folder of the demo → its name in the report.
@@ -33,7 +37,10 @@ class DemoResults:
         out: Its folder, with an evaluation in each folder of `EVALUATIONS` and the node's answers in ``answers``.
         drive: The bag that was replayed.
         bundle, built_map: The model and the map that the node ran.
-        learned: What the network was trained and compared on.
+        run: The training's folder.
+        learned: Place set that the network was trained on.
+        evaluated: What recall was measured on, in words.
+        map_images: Reads the images of the map once more, for the baselines.
         subject: What the drive went through.
         seconds: Step → duration.
     """
@@ -42,7 +49,10 @@ class DemoResults:
     drive: Path
     bundle: Path
     built_map: Path
-    learned: str
+    run: Path
+    learned: Path
+    evaluated: str
+    map_images: Callable[[], MapImages]
     subject: str
     seconds: Mapping[str, float]
 
@@ -66,6 +76,15 @@ def write_demo_report(results: DemoResults) -> list[str]:
         {"frames_total": frames.frames_total, "answered": answered, "equal_to_offline": equal},
     )
     metrics.write(results.out)
+    baselines = {
+        EVALUATIONS["hog"]: HogEmbedder(),
+        EVALUATIONS["untrained"]: untrained_embedder(results.bundle, results.learned, "train"),
+    }
+    on_drive = {
+        name: drive_metrics(drive_of_baseline(embedder, results.map_images(), frames), RADIUS_M, "").recall
+        for name, embedder in baselines.items()
+    } | {EVALUATIONS["trained"]: metrics.recall}
+    note = _training_note(results.run)
     recalls = {name: _recall(results.out / folder) for folder, name in EVALUATIONS.items()}
     write_report(
         results.out / "report.html",
@@ -75,26 +94,42 @@ def write_demo_report(results: DemoResults) -> list[str]:
         [
             Section(
                 "What training brought",
-                f"Recall on {results.learned}, on places that the network has not seen in training.",
-                figures=[figures.recall_bars(recalls)],
-                table=[["", *(f"R@{n}" for n in next(iter(recalls.values())))], *_rows(recalls)],
+                f"The network was trained on {results.learned} and has seen none of these places. {note}",
+                figures=[figures.recall_bars(recalls, results.evaluated), figures.recall_bars(on_drive, "the drive")],
             ),
             *drive_sections(
                 drive, RADIUS_M, frame_pictures(drive, frames, localizer.geomap, RADIUS_M), "frame to answer [ms]"
             ),
-            Section("Time", table=[["step", "seconds"], *([k, f"{v:.0f}"] for k, v in results.seconds.items())]),
+            Section("Time", table=[["step", "seconds"], *_durations(results.seconds)]),
         ],
     )
-    lines = [f"{name:<16} {Metrics('', recall, 0, 0, 0).line()}" for name, recall in recalls.items()]
-    return [*lines, f"{'the drive':<16} {metrics.line()}", *_pose_lines(metrics), counts]
+    lines = [f"On {results.evaluated}:", *_recall_lines(recalls), "On the drive:", *_recall_lines(on_drive)]
+    return [*lines, *_pose_lines(metrics), *filter(None, [note]), counts]
+
+
+def _training_note(run: Path) -> str:
+    """Says so where the training did not come to its end; empty otherwise."""
+    epochs = read_yaml(run / "run.yaml", DataError, "a training's manifest")["config"]["epochs"]
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    if int(last["epoch"]) >= epochs:
+        return ""
+    return (
+        f"Training was ended by its time limit after {last['step']} steps, in epoch {last['epoch']} of {epochs}: a "
+        "faster or idle machine, or a higher --max-minutes, gives a better network."
+    )
+
+
+def _recall_lines(recalls: Mapping[str, Mapping[int, float]]) -> list[str]:
+    return [f"  {name:<18} {Metrics('', recall, 0, 0, 0).line()}" for name, recall in recalls.items()]
+
+
+def _durations(seconds: Mapping[str, float]) -> list[list[str]]:
+    return [[step, f"{value:.0f}"] for step, value in [*seconds.items(), ("together", sum(seconds.values()))]]
 
 
 def _pose_lines(metrics: Metrics) -> list[str]:
-    return [f"{tile.label:<16} {tile.value} ({tile.detail})" for tile in drive_tiles(metrics)[len(metrics.recall) :]]
-
-
-def _rows(recalls: Mapping[str, Mapping[int, float]]) -> list[list[str]]:
-    return [[name, *(f"{value:.1f} %" for value in recall.values())] for name, recall in recalls.items()]
+    return [f"{tile.label:<20} {tile.value} ({tile.detail})" for tile in drive_tiles(metrics)[len(metrics.recall) :]]
 
 
 def _recall(folder: Path) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from vgssl_core.errors import DataError
 from vgssl_core.evaluation.drive import Drive, Pictures
 from vgssl_core.evaluation.report import Retrieval
 from vgssl_core.geodesy import compass_to_yaw_rad
-from vgssl_core.geomap import GeoMap
-from vgssl_core.geomap.map_images import frame_source, source_images
+from vgssl_core.geomap import GeoMap, build_map
+from vgssl_core.geomap.map_images import MapImages, frame_source, source_images
+from vgssl_core.inference import Embedder, embed_images
 from vgssl_core.localization import Localizer
 
 _NEIGHBOURS = 10
@@ -93,6 +95,21 @@ def drive_through(localizer: Localizer, frames: GeotaggedFrames) -> Drive:
         *columns[kept].T,
         geomap.positions_m,
     )
+
+
+def drive_of_baseline(embedder: Embedder, images: MapImages, frames: GeotaggedFrames) -> Drive:
+    """The same drive against a map of the same images by another embedder, for comparison.
+
+    Args:
+        embedder: The baseline.
+        images: What the map is made of, read once.
+        frames: The drive.
+    """
+    embedded = embed_images(embedder, images.items, on_error="skip", total=len(images.positions), description="map")
+    positions = images.positions.subset(embedded.kept)
+    with tempfile.TemporaryDirectory() as folder:
+        geomap = build_map(Path(folder) / "map", embedded.descriptors, embedder.model_id, positions)
+        return drive_through(Localizer(embedder, geomap), frames)
 
 
 def frame_pictures(drive: Drive, frames: GeotaggedFrames, geomap: GeoMap, radius_m: float) -> Pictures:

@@ -56,8 +56,13 @@ def track_map(
         return _svg(figure)
 
 
-def recall_bars(results: Mapping[str, Mapping[int, float]]) -> str:
-    """Recall@N of several descriptors side by side: name → (N → percent)."""
+def recall_bars(results: Mapping[str, Mapping[int, float]], place: str = "") -> str:
+    """Recall@N of several descriptors side by side.
+
+    Args:
+        results: Name → (N → percent).
+        place: What it was measured on, below the axis.
+    """
     with rc_context(_STYLE):
         figure, axes = _axes(5.2, 3.2)
         width = 0.8 / len(results)
@@ -66,7 +71,9 @@ def recall_bars(results: Mapping[str, Mapping[int, float]]) -> str:
             bars = axes.bar(places, list(recall.values()), width * 0.94, color=_SERIES[row % len(_SERIES)], label=name)
             axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1, color=INK)
         ns = list(next(iter(results.values())))
-        axes.set(ylim=(0, 108), ylabel="recall [%]", xticks=range(len(ns)), xticklabels=[f"R@{n}" for n in ns])
+        axes.set(
+            ylim=(0, 108), ylabel="recall [%]", xlabel=place, xticks=range(len(ns)), xticklabels=[f"R@{n}" for n in ns]
+        )
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.17), ncol=len(results), fontsize=8)
         return _svg(figure)
 

@@ -34,7 +34,9 @@ class HogEmbedder:
         grey = cv2.cvtColor(self.preprocessing.resize(image), cv2.COLOR_RGB2GRAY).astype(np.float32)
         blocks = _blocks(_cell_histograms(grey))
         blocks = np.minimum(_unit_rows(blocks), _CLIP)
-        return _unit_rows(_unit_rows(blocks).reshape(1, -1))[0]
+        whole = _unit_rows(blocks).reshape(1, -1)
+        # An image without any gradient, a black one say, has no direction of its own.
+        return _unit_rows(whole if whole.any() else np.ones_like(whole))[0]
 
 
 def _cell_histograms(grey: NDArray[np.float32]) -> NDArray[np.float32]:
