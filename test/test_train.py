@@ -371,6 +371,17 @@ def test_resume_takes_the_runs_own_settings_and_checks_flags_against_them(
     assert "--resume needs the run that goes on" in capsys.readouterr().err
 
 
+def test_a_resume_with_its_time_used_up_says_what_to_give(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [*TRIPLET, "--data", str(data), *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert train.main([*given, "--max_minutes", "1e-9"]) == 0
+    assert train.main(["--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert "--max_minutes 1e-09 are used up: give more to go on, or 0" in caplog.text
+    assert train.main(["--out", str(tmp_path / "run"), "--resume", "--max_minutes", "0"]) == 0
+    assert state(tmp_path / "run")["progress"]["step"] == 3
+
+
 def test_a_run_of_the_cpu_goes_on_on_another_device(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,8 @@ class Trainer:
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
             raise DataError(f"{self._run.path / LAST} does not fit these settings: start another run.") from problem
         self._started_s = time.monotonic() - self.progress.elapsed_s
+        if self._time_is_up():
+            logger.warning("--max_minutes %g are used up: give more to go on, or 0.", self.config.max_minutes)
 
     def _train_epoch(self, bar: tqdm, log: SummaryWriter) -> None:
         at = self.progress
