@@ -27,7 +27,7 @@ $(INSTALLED): setup.py scripts/check_machine.py
 	echo "Installing into $(VENV): about 3 GB to download, 7 GB on disk, some minutes."; \
 	$(PYTHON) -m venv $(VENV); \
 	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade pip; \
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[$$extras]"; \
+	PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[$$extras]"; \
 	touch $(INSTALLED); \
 	echo "Installed in $$((SECONDS - started)) s, $$(du -sh $(VENV) | cut -f1) on disk."
 
