@@ -103,6 +103,8 @@ def test_the_counters_add_up_and_the_latency_percentiles_are_those_of_the_window
 def test_the_cause_of_a_silence_is_told():
     quiet = replace(Statistics().read(), silent_s=SILENCE_S + 1)
     assert judge(quiet, "inactive", TOPIC, 0).summary == "inactive"
+    stopping = judge(quiet, "stopping", TOPIC, 1)
+    assert not stopping.is_ok and "does not end" in stopping.summary
     assert "no publisher on /camera/image_raw" in judge(quiet, "active", TOPIC, 0).summary
     assert "no frame for 4 s" in judge(quiet, "active", TOPIC, 1).summary
     damaged = replace(quiet, silent_s=0.1, last_frame_ok=False, last_error="cut off")
