@@ -14,7 +14,7 @@ from tiny import make_place_set
 
 from vgssl_core import geodesy
 from vgssl_core.errors import DataError
-from vgssl_core.places import UNKNOWN_STAMP_NS, has_splits, read_place_set, splits, within_radius
+from vgssl_core.places import UNKNOWN_STAMP_NS, read_place_set, splits, within_radius
 from vgssl_core.places.names import PlaceName, parse_place_name
 
 UNKNOWN = math.nan
@@ -154,7 +154,7 @@ def test_a_set_is_read_with_positions_on_earth(tmp_path: Path) -> None:
 def test_splits_are_read_one_at_a_time_and_must_be_named(tmp_path: Path) -> None:
     for split in ("train", "test"):
         make_place_set(tmp_path, count=3 if split == "train" else 4, split=split)
-    assert has_splits(tmp_path)
+    assert splits(tmp_path) == ("train", "test")
     assert len(read_place_set(tmp_path, "train").database) == 3
     assert len(read_place_set(tmp_path, "test").database) == 4
     assert len(read_place_set(tmp_path / "images", "test").database) == 4
@@ -164,7 +164,7 @@ def test_splits_are_read_one_at_a_time_and_must_be_named(tmp_path: Path) -> None
 
 
 def test_a_set_without_splits_is_read_whole_whatever_is_asked(tiny_places: Path) -> None:
-    assert not has_splits(tiny_places)
+    assert splits(tiny_places) == ()
     for split in (None, "train", "test"):
         assert len(read_place_set(tiny_places, split).database) == 6
 

@@ -2,6 +2,6 @@
 
 from vgssl_core.places.place_set import UNKNOWN_STAMP_NS, Places, PlaceSet
 from vgssl_core.places.radius import within_radius
-from vgssl_core.places.reader import has_splits, read_place_set, splits
+from vgssl_core.places.reader import read_place_set, splits
 
-__all__ = ["UNKNOWN_STAMP_NS", "PlaceSet", "Places", "has_splits", "read_place_set", "splits", "within_radius"]
+__all__ = ["UNKNOWN_STAMP_NS", "PlaceSet", "Places", "read_place_set", "splits", "within_radius"]

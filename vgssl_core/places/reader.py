@@ -67,11 +67,6 @@ def splits(root: str | Path) -> tuple[str, ...]:
     return tuple(name for name in SPLITS if (_images(Path(root)) / name / "database").is_dir())
 
 
-def has_splits(root: str | Path) -> bool:
-    """Whether a place set is divided in train, val and test."""
-    return bool(splits(root))
-
-
 def _images(root: Path) -> Path:
     return root / "images" if (root / "images").is_dir() else root
 
