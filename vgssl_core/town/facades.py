@@ -172,7 +172,7 @@ def _storey(picture: Image, glow: Image, design: FacadeDesign, top: int, bottom:
     half_height = round(design.window_height * (bottom - top) / 2)
     if design.window == "band":
         box = (4, middle - half_height, picture.shape[1] - 4, middle + half_height)
-        _pane(picture, glow, box, design, rng)
+        _pane(picture, glow, box, rng)
         for bay_index in range(design.bays * 2):
             x = round(bay_index * bay / 2)
             cv2.line(picture, (x, box[1]), (x, box[3]), design.frame_color, 3)
@@ -199,7 +199,7 @@ def _window(
     if design.window == "arch":
         cv2.ellipse(picture, (middle, top), (middle - left + 4, 13), 0, 180, 360, tone(frame, 0.88), -1)
         cv2.ellipse(picture, (middle, top), (middle - left, 9), 0, 180, 360, (62, 72, 84), -1)
-    _pane(picture, glow, box, design, rng)
+    _pane(picture, glow, box, rng)
     cv2.line(picture, (middle, top), (middle, bottom), frame, 2)
     if design.window in ("cross", "arch"):
         cv2.line(picture, (left, top + (bottom - top) // 3), (right, top + (bottom - top) // 3), frame, 2)
@@ -222,7 +222,6 @@ def _pane(
     picture: Image,
     glow: Image,
     box: tuple[int, int, int, int],
-    design: FacadeDesign,
     rng: np.random.Generator,
 ) -> None:
     """Glass that mirrors the sky, curtains behind some of it, and light behind a part of it at night."""
