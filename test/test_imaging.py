@@ -229,3 +229,9 @@ def test_preprocessing_survives_the_manifest_and_refuses_nonsense() -> None:
             Preprocessing.from_dict(values | change)
     with pytest.raises(DataError):
         Preprocessing.from_dict({})
+
+
+def test_pixel_pairs_need_an_even_width() -> None:
+    for encoding in ("uyvy", "yuyv", "yuv422", "yuv422_yuy2"):
+        with pytest.raises(DataError, match="must be even"):
+            raw_to_rgb(bytes(6), 3, 1, encoding, 6, False, "frame")

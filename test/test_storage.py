@@ -236,3 +236,9 @@ def test_nothing_is_written_through_a_link_that_an_attacker_left(tmp_path: Path)
     (tmp_path / f"{storage.ASIDE_PREFIX}999999999-01234567-a").symlink_to(tmp_path)
     sweep_unfinished(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a", "victim"]
+
+
+def test_line_separators_in_texts_survive_yaml(tmp_path: Path) -> None:
+    content = {"note \x85 \u2028": "Ä\x85"}
+    storage.write_yaml(tmp_path / "a.yaml", content)
+    assert storage.read_yaml(tmp_path / "a.yaml", VgsslError, "a note") == content

@@ -101,6 +101,8 @@ _SIXTEEN_BIT = {
     "bayer_gbrg16": "bayer_gbrg8",
     "bayer_grbg16": "bayer_grbg8",
 }
+#: Two neighbouring pixels share their colour.
+_PIXEL_PAIRS = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
 RAW_ENCODINGS = tuple(sorted({*_PACKED, *_SEMI_PLANAR, *_SIXTEEN_BIT}))
 
 
@@ -135,7 +137,7 @@ def raw_to_rgb(
         raise DataError(f"{source}: the encoding {encoding!r} is not known. Known are {', '.join(RAW_ENCODINGS)}.")
     if width < 1 or height < 1:
         raise DataError(f"{source}: the image is {width}x{height} pixels: it is empty. Check the camera driver.")
-    if (name in _SEMI_PLANAR and (width % 2 or height % 2)) or ("yu" in name and width % 2):
+    if (name in _SEMI_PLANAR and (width % 2 or height % 2)) or (name in _PIXEL_PAIRS and width % 2):
         raise DataError(f"{source}: {width}x{height} pixels are not possible with {encoding}: sizes must be even.")
     if "bayer" in name and min(width, height) < 4:
         raise DataError(f"{source}: {width}x{height} pixels are too few to interpolate the colours of {encoding}.")

@@ -148,7 +148,8 @@ def _is_alive(process: int) -> bool:
 def write_yaml(path: str | Path, content: Any) -> None:
     """Write ``content`` as YAML in one atomic step, keys in the given order."""
     with atomic_file(path) as aside:
-        aside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        # Without allow_unicode, because PyYAML then writes some line separators so that it reads them as spaces.
+        aside.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def read_yaml(path: str | Path, error: type[VgsslError], what: str) -> dict[str, Any]:
