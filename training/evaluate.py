@@ -17,6 +17,7 @@ from vgssl_core.evaluation.report import Retrieval, Section, Tile, write_report
 from vgssl_core.evaluation.retrieval import RetrievalResult, retrieve
 from vgssl_core.imaging import read_image
 from vgssl_core.inference import Embedder, open_embedder
+from vgssl_core.storage import check_output_folder
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> None:
     """Print the recall line and write ``metrics.json`` and ``report.html``."""
-    if config.out.exists() and not config.out.is_dir():
-        raise ConfigError(f"--out {config.out} is a file: give a folder.")
+    check_output_folder(config.out, "--out")
     place_set = places.read_place_set(config.data, config.split)
     result = retrieve(_embedder(config), place_set, config.radius_m, skip_damaged=config.skip_damaged)
     result.metrics.write(config.out)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from vgssl_core.errors import VgsslError
+from vgssl_core.errors import ConfigError, VgsslError
 
 #: Names of unfinished writes begin with this, then come the writer's process and a random part; a later writer to
 #: the same place sweeps what dead processes left.
@@ -143,6 +143,23 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def check_output_folder(folder: Path, option: str) -> None:
+    """Refuse an output folder that cannot be made or written to; nothing is created.
+
+    Args:
+        folder: Where a program is about to write files.
+        option: The option that named it.
+
+    Raises:
+        ConfigError: It or what lies over it is a file, or may not be written to.
+    """
+    existing = next(item for item in (folder, *folder.absolute().parents) if os.path.lexists(item))
+    if not existing.is_dir():
+        raise ConfigError(f"{option} {folder}: {existing} is not a folder. Give another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {folder}: no permission to write in {existing}. Give another folder.")
 
 
 def write_yaml(path: str | Path, content: Any) -> None:

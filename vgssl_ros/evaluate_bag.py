@@ -20,7 +20,7 @@ from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.report import write_report
 from vgssl_core.geomap import GeoMap
 from vgssl_core.localization import LocalizerConfig, open_localizer
-from vgssl_ros.output_folder import check_output_folder
+from vgssl_core.storage import check_output_folder
 
 _DEEPEST_RECALL = 10
 

@@ -22,9 +22,9 @@ from rosgraph_msgs.msg import Clock
 from vgssl_core import command_line
 from vgssl_core.bags import BagReader, RawMessage
 from vgssl_core.errors import ConfigError, DataError
+from vgssl_core.storage import check_output_folder
 from vgssl_ros.answers import AnswerRecorder
 from vgssl_ros.messages import to_stamp
-from vgssl_ros.output_folder import check_output_folder
 
 _log = logging.getLogger(__name__)
 #: Published once and kept for those who come later.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from vgssl_core.evaluation import figures
 from vgssl_core.evaluation.metrics import Metrics, error_summary
@@ -65,9 +66,9 @@ class Drive:
         difference = self.estimate_yaw_rad - self.truth_yaw_rad
         return np.degrees(np.abs((difference + np.pi) % (2 * np.pi) - np.pi))
 
-    def is_covered(self, radius_m: float) -> NDArray[np.bool_]:
-        """(F,) whether the map has an image within the radius of the truth."""
-        return within_radius(self.truth_m[:, :2], self.database_m[:, :2], radius_m).getnnz(axis=1) > 0
+    def positives(self, radius_m: float) -> csr_matrix:
+        """(F, N) whether a map image lies within the radius of the truth."""
+        return within_radius(self.truth_m[:, :2], self.database_m[:, :2], radius_m)
 
 
 def drive_metrics(drive: Drive, radius_m: float, protocol: str, details: Mapping[str, Any] | None = None) -> Metrics:
@@ -78,9 +79,9 @@ def drive_metrics(drive: Drive, radius_m: float, protocol: str, details: Mapping
     Raises:
         DataError: No frame has a map image within the radius.
     """
-    positives = within_radius(drive.truth_m[:, :2], drive.database_m[:, :2], radius_m)
+    positives = drive.positives(radius_m)
     recall = recall_at(drive.neighbours, positives)
-    covered = drive.is_covered(radius_m)
+    covered = positives.getnnz(axis=1) > 0
     return Metrics(
         protocol,
         recall,
@@ -101,10 +102,11 @@ def drive_metrics(drive: Drive, radius_m: float, protocol: str, details: Mapping
 
 def write_frames(path: str | Path, drive: Drive, radius_m: float) -> None:
     """One CSV row per frame, for people and spreadsheets, in one atomic step."""
-    first = first_hit(drive.neighbours, within_radius(drive.truth_m[:, :2], drive.database_m[:, :2], radius_m))
+    positives = drive.positives(radius_m)
+    first = first_hit(drive.neighbours, positives)
     columns: dict[str, NDArray[Any]] = {
         "stamp_ns": drive.stamp_ns,
-        "covered": drive.is_covered(radius_m).astype(int),
+        "covered": (positives.getnnz(axis=1) > 0).astype(int),
         "truth_x_m": drive.truth_m[:, 0].round(3),
         "truth_y_m": drive.truth_m[:, 1].round(3),
         "truth_yaw_rad": drive.truth_yaw_rad.round(5),
@@ -150,7 +152,7 @@ def drive_sections(drive: Drive, radius_m: float, pictures: Pictures, latency_la
         pictures: What shows the chosen frames beside their best matches.
         latency_label: What the latency spans.
     """
-    covered = drive.is_covered(radius_m)
+    covered = drive.positives(radius_m).getnnz(axis=1) > 0
     return [
         Section(
             "Where it was and where it thought it was",
