@@ -82,7 +82,17 @@ setup(
         ],
         "openvino": ["openvino>=2024.0"],
         "tensorrt": ["tensorrt>=10.3", "cuda-python>=12"],
-        "test": ["pytest>=7", "hypothesis>=6", "ruff==0.17.5", "colcon-common-extensions", "onnx>=1.16"],
+        "test": [
+            "pytest>=7",
+            "hypothesis>=6",
+            "ruff==0.17.5",
+            "colcon-common-extensions",
+            "onnx>=1.16",
+            # Independent losses to compare ours with; the two excluded releases were malicious.
+            "lightly>=1.5",
+            "pytorch-lightning!=2.6.2,!=2.6.3",
+            "pytorch-metric-learning>=2.3",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import make_place_set
@@ -14,7 +16,7 @@ from vgssl_core.imaging import Preprocessing
 from vgssl_core.places import read_place_set
 
 SIZE = Preprocessing(32, 24)
-PAIRS = PairList(np.array([0, 1]), np.array([0, 1]), np.array([[3, 4, 5], [4, 5, 3]]))
+PAIRS = PairList(np.array([0, 1]), np.array([[0], [1]]), np.array([[3, 4, 5], [4, 5, 3]]), np.zeros(2, bool))
 
 
 @pytest.fixture(scope="module")
@@ -45,5 +47,5 @@ def test_one_view_of_a_negative_is_the_image_itself(stores: list[ImageStore]) ->
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_no_negatives_have_no_views(stores: list[ImageStore], views: int) -> None:
-    made = batch(stores, PairList(PAIRS.queries, PAIRS.positives, np.zeros((2, 0), np.int64)), views)
+    made = batch(stores, replace(PAIRS, negatives=np.zeros((2, 0), np.int64)), views)
     assert made.negatives.shape == made.negatives_y.shape == (2, 0, 24, 32, 3)

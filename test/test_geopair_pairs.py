@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from vgssl_core.errors import ConfigError, DataError
-from vgssl_core.geopair.mining import make_pairs
+from vgssl_core.geopair.mining import Miner
 from vgssl_core.geopair.pairs import GeoPairs, PairConfig
 from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.places import Places, PlaceSet
@@ -46,8 +46,8 @@ def test_positives_lie_within_and_negatives_beyond_their_radius(seed: int, posit
     pairs = GeoPairs(chosen, PairConfig(positive=positive))
     queries = pairs.epoch_order(seed, 0, None)
     q, d = rows(len(chosen.queries), 1), rows(len(chosen.database), 2)
-    made = make_pairs(pairs, queries, count, np.random.default_rng(seed), lambda i: q[i], lambda i: d[i])
-    near = chosen.queries.planar_m[made.queries] - chosen.database.planar_m[made.positives]
+    made = Miner(pairs, 1, count, lambda i: q[i], lambda i: d[i]).make_pairs(queries, np.random.default_rng(seed))
+    near = chosen.queries.planar_m[made.queries] - chosen.database.planar_m[made.positives[:, 0]]
     assert (np.linalg.norm(near, axis=1) <= 10.0).all()
     far = chosen.queries.planar_m[made.queries][:, None] - chosen.database.planar_m[made.negatives]
     assert made.negatives.shape == (len(queries), count)
@@ -59,7 +59,7 @@ def test_mined_images_are_the_nearest_and_the_hardest(seed: int) -> None:
     chosen = scattered(seed)
     pairs = GeoPairs(chosen, PairConfig(positive="nearest"))
     q, d = rows(len(chosen.queries), seed), rows(len(chosen.database), seed + 1)
-    made = make_pairs(pairs, pairs.usable, 3, np.random.default_rng(0), lambda i: q[i], lambda i: d[i])
+    made = Miner(pairs, 1, 3, lambda i: q[i], lambda i: d[i]).make_pairs(pairs.usable, np.random.default_rng(0))
     distance = np.linalg.norm(chosen.queries.planar_m[:, None] - chosen.database.planar_m, axis=2)
     for query, positive, negatives in zip(made.queries, made.positives, made.negatives, strict=True):
         similarity = (d @ q[query]).numpy()
@@ -89,7 +89,7 @@ def test_random_positives_without_negatives_embed_nothing() -> None:
         raise AssertionError("an image was embedded")
 
     pairs = GeoPairs(scattered(0), PairConfig(positive="random"))
-    assert len(make_pairs(pairs, pairs.usable, 0, np.random.default_rng(0), refuse, refuse)) == len(pairs)
+    assert len(Miner(pairs, 1, 0, refuse, refuse).make_pairs(pairs.usable, np.random.default_rng(0))) == len(pairs)
 
 
 def test_random_positives_reach_every_positive() -> None:
@@ -118,10 +118,6 @@ def test_a_set_without_queries_is_an_error() -> None:
 def test_too_few_negatives_are_an_error_that_names_the_query() -> None:
     pairs = GeoPairs(place_set(np.array([[0.0, 0.0], [90.0, 0.0]]), np.zeros((1, 2))), PairConfig())
     with pytest.raises(DataError, match=r"0\.jpg: only 1 of 2"):
-        make_pairs(pairs, pairs.usable, 2, np.random.default_rng(0), lambda i: rows(len(i), 0), lambda i: rows(2, 1))
-
-
-@pytest.mark.parametrize("wrong", [{"positive": "best"}, {"positive_radius_m": 30.0}, {"mining_database": 0}])
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"pairs\."):
-        GeoPairs(scattered(0), PairConfig(**wrong))  # type: ignore[arg-type]
+        Miner(pairs, 1, 2, lambda i: rows(len(i), 0), lambda i: rows(2, 1)).make_pairs(
+            pairs.usable, np.random.default_rng(0)
+        )

@@ -88,7 +88,10 @@ class BatchLoader:
 
     def _pair(self, pairs: PairList, row: int, seed: tuple[int, ...]) -> _Sample:
         rng = generator(Stream.AUGMENTATION, *seed, row)
-        query, positive = self._queries[int(pairs.queries[row])], self._database[int(pairs.positives[row])]
+        query, positive = (
+            (self._database if pairs.identical[row] else self._queries)[int(pairs.queries[row])],
+            self._database[int(pairs.positives[row, 0])],
+        )
         x, y = self._augmentation.query_and_positive(query, positive, rng)
         negatives = [self._database[int(index)] for index in pairs.negatives[row]]
         if self._negative_views == 1 or not negatives:

@@ -17,47 +17,58 @@ from vgssl_core.places import within_radius
 Embed = Callable[[NDArray[np.int64]], Tensor]
 
 
-def make_pairs(
-    pairs: GeoPairs,
-    queries: NDArray[np.int64],
-    negatives: int,
-    rng: np.random.Generator,
-    embed_queries: Embed,
-    embed_database: Embed,
-) -> PairList:
-    """Choose a positive and the negatives of each query (partial mining, Berton et al., 2022).
+class Miner:
+    """Chooses positives and negatives by the network's own descriptors (partial mining, Berton et al., 2022).
 
     Only what is needed is embedded: the queries, their positives and a random sample of the database; nothing at all
     for random positives without negatives.
 
     Args:
         pairs: The set and its settings.
-        queries: (P,) queries of the coming steps.
-        negatives: Hard negatives per query.
-        rng: Source of the draws.
-        embed_queries: The network on queries.
+        positives: Positives per query.
+        negatives: Negatives per query.
+        embed_queries: The network on queries, in evaluation mode.
         embed_database: The network on database images.
-
-    Raises:
-        DataError: Too few database images lie beyond the negative radius of a query.
     """
-    nearest = pairs.config.positive == "nearest"
-    if not nearest and not negatives:
-        empty = np.zeros((len(queries), 0), np.int64)
-        return PairList(queries, pairs.random_positives(queries, rng), empty)
-    near = [pairs.positives(query) for query in queries]
-    sample = rng.permutation(len(pairs.database))[: pairs.config.mining_database] if negatives else np.zeros(0, int)
-    wanted = np.unique(np.concatenate([*(near if nearest else []), sample])).astype(np.int64)
-    query_rows, database_rows = embed_queries(queries), embed_database(wanted)
-    similarity = query_rows @ database_rows.T
-    chosen = pairs.random_positives(queries, rng)
-    if nearest:
-        lists = enumerate(near)
-        chosen = np.array([own[int(similarity[i, np.searchsorted(wanted, own)].argmax())] for i, own in lists])
-    if not negatives:
-        return PairList(queries, chosen, np.zeros((len(queries), 0), np.int64))
-    columns = np.searchsorted(wanted, np.sort(sample))
-    return PairList(queries, chosen, _hardest(pairs, queries, wanted[columns], similarity[:, columns], negatives))
+
+    def __init__(
+        self, pairs: GeoPairs, positives: int, negatives: int, embed_queries: Embed, embed_database: Embed
+    ) -> None:
+        self._pairs, self._positives, self._negatives = pairs, positives, negatives
+        self._embed_queries, self._embed_database = embed_queries, embed_database
+
+    def make_pairs(self, queries: NDArray[np.int64], rng: np.random.Generator) -> PairList:
+        """A positive and the negatives of each query.
+
+        Args:
+            queries: (P,) queries of the coming steps.
+            rng: Source of the draws.
+
+        Raises:
+            DataError: Too few database images lie beyond the negative radius of a query.
+        """
+        pairs, negatives = self._pairs, self._negatives
+        nearest = pairs.config.positive == "nearest"
+        if not nearest and not negatives:
+            return _listed(queries, pairs.random_positives(queries, rng), np.zeros((len(queries), 0), np.int64))
+        near = [pairs.positives(query) for query in queries]
+        sample = rng.permutation(len(pairs.database))[: pairs.config.mining_database] if negatives else np.zeros(0, int)
+        wanted = np.unique(np.concatenate([*(near if nearest else []), sample])).astype(np.int64)
+        query_rows, database_rows = self._embed_queries(queries), self._embed_database(wanted)
+        similarity = query_rows @ database_rows.T
+        chosen = pairs.random_positives(queries, rng)
+        if nearest:
+            lists = enumerate(near)
+            chosen = np.array([own[int(similarity[i, np.searchsorted(wanted, own)].argmax())] for i, own in lists])
+        if not negatives:
+            return _listed(queries, chosen, np.zeros((len(queries), 0), np.int64))
+        columns = np.searchsorted(wanted, np.sort(sample))
+        hardest = _hardest(pairs, queries, wanted[columns], similarity[:, columns], negatives)
+        return _listed(queries, chosen, hardest)
+
+
+def _listed(queries: NDArray[np.int64], positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> PairList:
+    return PairList(queries, positives[:, None], negatives, np.zeros(len(queries), bool))
 
 
 def _hardest(

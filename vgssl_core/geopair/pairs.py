@@ -41,14 +41,16 @@ class PairList:
     """P pairs by index, in the order of training.
 
     Attributes:
-        queries: (P,) int64 into the set's queries.
-        positives: (P,) int64 into its database.
+        queries: (P,) int64 into the set's queries; into its database where ``identical``.
+        positives: (P, K) int64 into its database, K at least 1.
         negatives: (P, M) int64 into its database.
+        identical: (P,) bool, the first paper's database negatives: query and positive are one database image.
     """
 
     queries: NDArray[np.int64]
     positives: NDArray[np.int64]
     negatives: NDArray[np.int64]
+    identical: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.queries)

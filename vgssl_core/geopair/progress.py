@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class Progress:
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        names = ("queries", "positives", "negatives")
+        names = [item.name for item in fields(PairList)]
         pairs = None if self.pairs is None else {n: torch.from_numpy(getattr(self.pairs, n)) for n in names}
         return {**vars(self), "pairs": pairs, "best": dict(self.best), "rows": [dict(row) for row in self.rows]}
 

@@ -17,7 +17,7 @@ from vgssl_core.geopair.batches import BatchLoader, PixelBatch
 from vgssl_core.geopair.config import TrainConfig
 from vgssl_core.geopair.figures import Figures
 from vgssl_core.geopair.images import ImageStore
-from vgssl_core.geopair.mining import make_pairs
+from vgssl_core.geopair.mining import Miner
 from vgssl_core.geopair.pairs import GeoPairs, PairList
 from vgssl_core.geopair.progress import Progress
 from vgssl_core.geopair.run_folder import BEST, LAST, RunFolder
@@ -66,8 +66,10 @@ class Trainer:
         self.method = method
         self.progress = Progress()
         self._preprocessing, self._pairs, self._loader = preprocessing, pairs, loader
-        self._queries, self._database = queries, database
         self._validation, self._run, self._batch_size = validation, run, batch_size
+        stores = (queries, database)
+        embeds = [lambda i, store=store: embed_store(method.network, store, i, preprocessing) for store in stores]
+        self._miner = Miner(pairs, method.positives_per_query, method.negatives_per_query, *embeds)
         self._device = next(method.parameters()).device
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self._optimiser = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
@@ -263,11 +265,8 @@ class Trainer:
         self._run.save(LAST, content)
 
     def _make_pairs(self, queries: np.ndarray) -> PairList:
-        at, network = self.progress, self.method.network
-        rng = generator(Stream.MINING, self.config.seed, at.epoch, at.chunk)
-        stores = (self._queries, self._database)
-        embeds = [lambda i, store=store: embed_store(network, store, i, self._preprocessing) for store in stores]
-        return make_pairs(self._pairs, queries, self.method.negatives_per_query, rng, *embeds)
+        at = self.progress
+        return self._miner.make_pairs(queries, generator(Stream.MINING, self.config.seed, at.epoch, at.chunk))
 
     def _chunks(self, epoch: int) -> list[np.ndarray]:
         order = self._pairs.epoch_order(self.config.seed, epoch, self.config.queries_per_epoch or None)

@@ -35,7 +35,7 @@ def embed_store(
     """
     device, was_training = next(network.parameters()).device, network.training
     network.eval()
-    rows = [torch.zeros((0, network.config.descriptor_dim), device=device)]
+    rows = [torch.zeros((0, network.dimension), device=device)]
     for start in range(0, len(indices), _BATCH):
         pixels = np.stack([store[int(index)] for index in indices[start : start + _BATCH]])
         rows.append(network(normalise_images(torch.from_numpy(pixels).to(device), preprocessing)).float())

@@ -3,11 +3,15 @@
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import TorchEmbedder, model_id, normalise_images
 from vgssl_core.models.network import DescriptorNet, best_device, build_network, computes_bfloat16, l2_normalised
+from vgssl_core.models.projector import Predictor, Projector, ProjectorConfig
 from vgssl_core.models.statistics import estimate_batch_norm, untrained_network
 
 __all__ = [
     "DescriptorNet",
     "NetworkConfig",
+    "Predictor",
+    "Projector",
+    "ProjectorConfig",
     "TorchEmbedder",
     "best_device",
     "build_network",

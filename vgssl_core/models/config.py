@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vgssl_core.models.projector import ProjectorConfig
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -18,6 +20,8 @@ class NetworkConfig:
         descriptor_dim: Length of the descriptor, D_g.
         pretrained: Start from timm's ImageNet weights (downloaded once).
         weights: Start from this local checkpoint instead (safetensors, or a torch state dict).
+        projector: The embeddings of this projector are the descriptors, as in the first paper; None: it belongs to
+            the method and is dropped after training, as in the second.
     """
 
     backbone: str = "resnet50"
@@ -26,6 +30,7 @@ class NetworkConfig:
     descriptor_dim: int = 1024
     pretrained: bool = True
     weights: Path | None = None
+    projector: ProjectorConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for manifests."""
@@ -39,4 +44,6 @@ class NetworkConfig:
     def from_architecture(cls, values: dict[str, Any]) -> NetworkConfig:
         """A network of that shape with random weights, to load a checkpoint into."""
         shape = {key: value for key, value in values.items() if key not in ("pretrained", "weights")}
+        projector = shape.get("projector")
+        shape["projector"] = None if projector is None else ProjectorConfig(**projector)
         return cls(**shape, pretrained=False, weights=None)

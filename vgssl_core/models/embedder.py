@@ -52,7 +52,7 @@ class TorchEmbedder:
     def __init__(self, network: DescriptorNet, preprocessing: Preprocessing, batch_size: int = 64) -> None:
         self.network = network.eval()
         self.preprocessing = preprocessing
-        self.dimension = network.config.descriptor_dim
+        self.dimension = network.dimension
         self.model_id = model_id(network, preprocessing)
         self._batch_size = batch_size
 

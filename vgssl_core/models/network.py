@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vgssl_core.errors import ConfigError
 from vgssl_core.models import poolings
 from vgssl_core.models.config import NetworkConfig
+from vgssl_core.models.projector import Projector
 from vgssl_core.models.weights import load_weights, pretrained_backbone
 
 
@@ -27,7 +28,9 @@ class DescriptorNet(nn.Module):
         config: What it was built from.
         backbone: (B, 3, H, W) to a list with one (B, C, h, w) feature map.
         pooling: (B, C, h, w) to (B, P).
-        head: Linear from P to the descriptor's dimension.
+        head: Linear from P to ``descriptor_dim``.
+        projector: Where its embeddings are the descriptors; else None.
+        dimension: Length of a descriptor.
         mixed_precision: Compute the backbone in bfloat16 while training; pooling, head and losses stay float32.
     """
 
@@ -39,9 +42,16 @@ class DescriptorNet(nn.Module):
         self.backbone = backbone
         self.pooling = _pooling_module(config.pooling)(channels)
         self.head = nn.Linear(self.pooling.dimension, config.descriptor_dim)
+        self.projector = None if config.projector is None else Projector(config.descriptor_dim, config.projector)
+        self.dimension = config.descriptor_dim if self.projector is None else self.projector.output_dim
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 normalised images to (B, descriptor_dim) float32 unit vectors."""
+        """(B, 3, H, W) float32 normalised images to (B, dimension) float32 unit vectors, the descriptors."""
+        encoded = self.encode(images)
+        return encoded if self.projector is None else l2_normalised(self.projector(encoded))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 normalised images to (B, descriptor_dim) float32 unit vectors, a projector's input."""
         return l2_normalised(self.head(self.pooling(l2_normalised(self._features(images)))))
 
     def _features(self, images: Tensor) -> Tensor:

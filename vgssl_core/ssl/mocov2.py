@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from vgssl_core.errors import ConfigError
 from vgssl_core.models import DescriptorNet
-from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod, TrainingScale
+from vgssl_core.ssl.method import LossTerms, MethodConfig, PairBatch, SslMethod, TrainingScale
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     """Settings of MoCo v2.
 
     Attributes:
@@ -104,7 +104,7 @@ class Method(SslMethod):
         self.config = config
         self.key_network = copy.deepcopy(network).requires_grad_(False)
         size = queue_length(config, scale)
-        rows = functional.normalize(torch.randn(size, network.config.descriptor_dim), dim=1)
+        rows = functional.normalize(torch.randn(size, network.dimension), dim=1)
         self._waiting: Tensor | None = None
         self.register_buffer("queue", rows)
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))

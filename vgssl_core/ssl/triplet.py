@@ -13,11 +13,11 @@ from torch import Tensor
 
 from vgssl_core.errors import ConfigError
 from vgssl_core.models import DescriptorNet
-from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod, TrainingScale
+from vgssl_core.ssl.method import LossTerms, MethodConfig, PairBatch, SslMethod, TrainingScale
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     """Settings of the triplet loss.
 
     Attributes:
