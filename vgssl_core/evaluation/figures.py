@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 TRUTH, GOOD, BAD, MAP, INK = "#1f2a37", "#0e9f6e", "#e02424", "#c3cad3", "#374151"
 _SERIES = ("#9ca3af", "#f59e0b", "#1c64f2", "#0e9f6e")
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
     "svg.hashsalt": "vgssl",
@@ -40,7 +40,7 @@ def track_map(
         estimate_m: (F, 2) estimates, NaN where a frame has none.
         radius_m: Estimates nearer to the truth than this are drawn as right.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes(10.4, 6.8)
         axes.scatter(*database_m.T, s=12, c=MAP, linewidths=0, label="map images")
         axes.plot(*truth_m.T, color=TRUTH, lw=1.6, label="true track")
@@ -63,7 +63,7 @@ def recall_bars(results: Mapping[str, Mapping[int, float]], place: str = "") -> 
         results: Name → (N → percent).
         place: What it was measured on, below the axis.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes(5.2, 3.2)
         width = 0.8 / len(results)
         for row, (name, recall) in enumerate(results.items()):
@@ -86,7 +86,7 @@ def cumulative(values: NDArray[np.floating], label: str, mark: float | None = No
         label: What is shown, with its unit.
         mark: Value to mark with a vertical line.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes(5.2, 3.2)
         ordered = np.sort(np.maximum(values[np.isfinite(values)], 1e-2))
         axes.step(ordered, 100.0 * np.arange(1, len(ordered) + 1) / max(len(values), 1), where="post", color=_SERIES[2])
@@ -99,7 +99,7 @@ def cumulative(values: NDArray[np.floating], label: str, mark: float | None = No
 
 def histogram(values: NDArray[np.floating], label: str) -> str:
     """Distribution of a quantity over frames."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _axes(5.2, 3.2)
         axes.hist(values[np.isfinite(values)], bins=40, color=_SERIES[2])
         axes.set(xlabel=label, ylabel="frames")
