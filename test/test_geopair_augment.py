@@ -20,7 +20,7 @@ def ramp(height: int = 48, width: int = 64) -> np.ndarray:
 def test_both_images_of_a_pair_are_flipped_or_none(seed: int, jitter: float, crop_positive: bool) -> None:
     config = AugmentConfig(jitter=jitter, crop_positive=crop_positive)
     augmentation = PairAugmentation(config, Preprocessing(32, 24))
-    x, y = augmentation.query_and_positive(ramp(), ramp(), np.random.default_rng(seed))
+    x, y, _ = augmentation.query_and_positives(ramp(), [ramp()], np.random.default_rng(seed))
     rising = [image[:, -4:].mean() > image[:, :4].mean() for image in (x, y)]
     assert rising[0] == rising[1]
 
@@ -28,7 +28,7 @@ def test_both_images_of_a_pair_are_flipped_or_none(seed: int, jitter: float, cro
 def test_flips_come_as_often_as_asked() -> None:
     augmentation = PairAugmentation(AugmentConfig(), Preprocessing(16, 12))
     rng = np.random.default_rng(0)
-    views = [augmentation.query_and_positive(ramp(12, 16), ramp(12, 16), rng)[1] for _ in range(400)]
+    views = [augmentation.query_and_positives(ramp(12, 16), [ramp(12, 16)], rng)[1] for _ in range(400)]
     assert 160 < sum(view[:, -1].mean() < view[:, 0].mean() for view in views) < 240
 
 
@@ -44,14 +44,14 @@ def test_crop_lies_inside_and_keeps_the_asked_share(seed: int, height: int, widt
 
 def test_positive_is_only_resized_by_default() -> None:
     config, preprocessing = AugmentConfig(flip=0.0), Preprocessing(32, 24)
-    _, y = PairAugmentation(config, preprocessing).query_and_positive(ramp(), ramp(), np.random.default_rng(1))
+    _, y, _ = PairAugmentation(config, preprocessing).query_and_positives(ramp(), [ramp()], np.random.default_rng(1))
     assert np.array_equal(y, preprocessing.resize(ramp()))
 
 
 def test_swapped_views_change_places_and_nothing_else() -> None:
     def views(swap: float) -> tuple[np.ndarray, np.ndarray]:
         augmentation = PairAugmentation(AugmentConfig(swap=swap, jitter=0.2), Preprocessing(32, 24))
-        return augmentation.query_and_positive(ramp(), 255 - ramp(), np.random.default_rng(5))
+        return augmentation.query_and_positives(ramp(), [255 - ramp()], np.random.default_rng(5))[:2]
 
     (x, y), (other_x, other_y) = views(0.0), views(1.0)
     assert np.array_equal(x, other_y) and np.array_equal(y, other_x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -59,11 +60,20 @@ class PairAugmentation:
         self.config = config
         self._preprocessing = preprocessing
 
-    def query_and_positive(self, query: Image, positive: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-        """The pair with a crop of the query and one flip for both."""
-        flip = rng.random() < self.config.flip
-        x, y = self._vary(query, rng, True, flip), self._vary(positive, rng, self.config.crop_positive, flip)
-        return (y, x) if rng.random() < self.config.swap else (x, y)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a view in pixels."""
+        return self._preprocessing.height, self._preprocessing.width
+
+    def query_and_positives(
+        self, query: Image, positives: Sequence[Image], rng: np.random.Generator
+    ) -> tuple[Image, Image, list[Image]]:
+        """Views of a query, of its first positive and of its further ones, with one flip for all."""
+        flip, crop = rng.random() < self.config.flip, self.config.crop_positive
+        x, y = self._vary(query, rng, True, flip), self._vary(positives[0], rng, crop, flip)
+        if rng.random() < self.config.swap:
+            x, y = y, x
+        return x, y, [self._vary(positive, rng, crop, flip) for positive in positives[1:]]
 
     def two_views(self, image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
         """Two views of one image, each with its own crop and its own flip."""

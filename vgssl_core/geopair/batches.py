@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vgssl_core.errors import ConfigError
 from vgssl_core.geopair.augment import PairAugmentation
 from vgssl_core.geopair.images import ImageStore
 from vgssl_core.geopair.pairs import PairList
 from vgssl_core.geopair.streams import Stream, generator
-from vgssl_core.imaging import Image
 
 #: Batches that are prepared while the network works on another.
 _AHEAD = 3
@@ -25,32 +25,36 @@ class PixelBatch:
     """Two views of N pairs before normalisation.
 
     Attributes:
+        rows: (N,) int64, which rows of the `PairList` these are.
         x, y: (N, H, W, 3) uint8 queries and positives.
         negatives: (N, M, H, W, 3) uint8.
         negatives_y: (N, M, H, W, 3) uint8 second views of them; M is 0 where a negative has one view.
+        positives: (N, K - 1, H, W, 3) uint8 further positives, where the list has K of each query.
     """
 
+    rows: NDArray[np.int64]
     x: NDArray[np.uint8]
     y: NDArray[np.uint8]
     negatives: NDArray[np.uint8]
     negatives_y: NDArray[np.uint8]
+    positives: NDArray[np.uint8]
 
+    @property
+    def images(self) -> int:
+        """Number of images in it, every view counted."""
+        return sum(part.shape[0] * (part.shape[1] if part.ndim == 5 else 1) for part in self._parts)
 
-@dataclass(frozen=True)
-class _Sample:
-    """The images of one pair; ``negatives_y`` is empty where a negative has one view."""
-
-    x: Image
-    y: Image
-    negatives: Sequence[Image]
-    negatives_y: Sequence[Image]
+    @property
+    def _parts(self) -> tuple[NDArray[np.uint8], ...]:
+        return self.x, self.y, self.negatives, self.negatives_y, self.positives
 
 
 class BatchLoader:
-    """Reads, augments and stacks pairs.
+    """Reads, augments and stacks pairs; each of several processes prepares its share of every batch.
 
     The random draws of a pair depend on seed, epoch and its place in the epoch alone, so that a resumed training
-    sees the same pixels whatever the number of threads.
+    sees the same pixels whatever the number of threads, and the shares of all processes together are the batch of
+    a single one.
     """
 
     def __init__(
@@ -58,52 +62,82 @@ class BatchLoader:
         queries: ImageStore,
         database: ImageStore,
         augmentation: PairAugmentation,
-        batch_size: int,
+        queries_per_batch: int,
         threads: int,
         negative_views: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        """Take the images and the shape of a batch.
+
+        Args:
+            queries: Images that ``PairList.queries`` counts.
+            database: Images that its other indices count.
+            augmentation: Makes the views.
+            queries_per_batch: Rows of the list in one batch over all processes (`SslMethod.queries_per_step`).
+            threads: That prepare images in this process.
+            negative_views: 1: a negative comes as it is; 2: in two views that are augmented independently.
+            rank: Number of this process, from 0.
+            world: Number of processes.
+
+        Raises:
+            ConfigError: The processes cannot share a batch evenly.
+        """
+        if queries_per_batch % world:
+            raise ConfigError(
+                f"{queries_per_batch} queries per batch cannot be shared evenly by {world} processes: give a "
+                "--batch_size that can."
+            )
         self._queries, self._database = queries, database
-        self._augmentation = augmentation
-        self._batch_size, self._negative_views = batch_size, negative_views
+        self._augmentation, self._negative_views = augmentation, negative_views
+        self._queries_per_batch, self._share, self._rank = queries_per_batch, queries_per_batch // world, rank
         self._threads = max(1, threads)
 
     def steps(self, pairs: PairList) -> int:
         """Full batches in a list; what remains is left out, since batch norm wants no tiny batch."""
-        return len(pairs) // self._batch_size
+        return len(pairs) // self._queries_per_batch
 
     def batches(self, pairs: PairList, seed: tuple[int, ...], first_step: int = 0) -> Iterator[PixelBatch]:
-        """The batches of a list from ``first_step`` on."""
+        """This process's share of the batches of a list, from ``first_step`` on."""
         with ThreadPoolExecutor(self._threads) as pool:
-            waiting: deque[list[Future[_Sample]]] = deque()
+            ahead: deque[tuple[PixelBatch, list[Future[None]]]] = deque()
             try:
                 for step in range(first_step, self.steps(pairs)):
-                    rows = range(step * self._batch_size, (step + 1) * self._batch_size)
-                    waiting.append([pool.submit(self._pair, pairs, row, seed) for row in rows])
-                    if len(waiting) > _AHEAD:
-                        yield _stacked(waiting.popleft())
-                while waiting:
-                    yield _stacked(waiting.popleft())
+                    batch = self._empty(pairs, step)
+                    jobs = [pool.submit(self._fill, batch, place, pairs, seed) for place in range(self._share)]
+                    ahead.append((batch, jobs))
+                    if len(ahead) > _AHEAD:
+                        yield _finished(*ahead.popleft())
+                while ahead:
+                    yield _finished(*ahead.popleft())
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _pair(self, pairs: PairList, row: int, seed: tuple[int, ...]) -> _Sample:
+    def _empty(self, pairs: PairList, step: int) -> PixelBatch:
+        first, count = step * self._queries_per_batch + self._rank * self._share, self._share
+        (negatives, positives), views = (array.shape[1] for array in (pairs.negatives, pairs.positives)), (count,)
+        second = negatives if self._negative_views == 2 else 0
+        shapes = (views, views, (count, negatives), (count, second), (count, positives - 1))
+        image = (*self._augmentation.size, 3)
+        return PixelBatch(np.arange(first, first + count), *(np.empty((*shape, *image), np.uint8) for shape in shapes))
+
+    def _fill(self, batch: PixelBatch, place: int, pairs: PairList, seed: tuple[int, ...]) -> None:
+        row = int(batch.rows[place])
         rng = generator(Stream.AUGMENTATION, *seed, row)
-        query, positive = (
-            (self._database if pairs.identical[row] else self._queries)[int(pairs.queries[row])],
-            self._database[int(pairs.positives[row, 0])],
-        )
-        x, y = self._augmentation.query_and_positive(query, positive, rng)
-        negatives = [self._database[int(index)] for index in pairs.negatives[row]]
-        if self._negative_views == 1 or not negatives:
-            return _Sample(x, y, [self._augmentation.plain(image) for image in negatives], [])
-        return _Sample(x, y, *zip(*(self._augmentation.two_views(image, rng) for image in negatives), strict=True))
+        query = (self._database if pairs.identical[row] else self._queries)[int(pairs.queries[row])]
+        near = [self._database[int(index)] for index in pairs.positives[row]]
+        batch.x[place], batch.y[place], further = self._augmentation.query_and_positives(query, near, rng)
+        for i, view in enumerate(further):
+            batch.positives[place, i] = view
+        for i, index in enumerate(pairs.negatives[row]):
+            image = self._database[int(index)]
+            if self._negative_views == 1:
+                batch.negatives[place, i] = self._augmentation.plain(image)
+            else:
+                batch.negatives[place, i], batch.negatives_y[place, i] = self._augmentation.two_views(image, rng)
 
 
-def _stacked(futures: list[Future[_Sample]]) -> PixelBatch:
-    samples = [future.result() for future in futures]
-    x, y = np.stack([sample.x for sample in samples]), np.stack([sample.y for sample in samples])
-    negatives, negatives_y = (
-        np.array(chosen, np.uint8).reshape(len(x), -1, *x.shape[1:])
-        for chosen in ([sample.negatives for sample in samples], [sample.negatives_y for sample in samples])
-    )
-    return PixelBatch(x, y, negatives, negatives_y)
+def _finished(batch: PixelBatch, jobs: list[Future[None]]) -> PixelBatch:
+    for job in jobs:
+        job.result()
+    return batch
