@@ -27,7 +27,10 @@ from vgssl_core.ssl.method import TrainingScale, method_module
 logger = logging.getLogger(__name__)
 
 #: Settings that may differ between a run and its continuation.
-_FREE = {"resume", "out", "max_minutes", "workers", "memory_mib", "device"}
+_FREE = {
+    *("resume", "out", "device", "workers", "memory_mib", "profile"),
+    *("max_minutes", "max_cpu_minutes", "max_steps", "early_stop"),
+}
 
 
 def build_trainer(config: TrainConfig) -> Trainer:
