@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vgssl_core.errors import ConfigError
 from vgssl_core.models import DescriptorNet
 from vgssl_core.ssl.method import LossTerms, MethodConfig, PairBatch, SslMethod, TrainingScale
 
@@ -34,10 +33,8 @@ class Config(MethodConfig):
         Raises:
             ConfigError: Naming the setting.
         """
-        if not 0 <= self.margin < math.inf:
-            raise ConfigError(f"options.margin is {self.margin}: give 0 or more.")
-        if self.negatives < 1:
-            raise ConfigError(f"options.negatives is {self.negatives}: the triplet loss needs at least 1.")
+        self.require("margin", 0 <= self.margin < math.inf, "0 or more")
+        self.require("negatives", self.negatives >= 1, "at least 1")
 
 
 def triplet_loss(queries: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> Tensor:
@@ -77,4 +74,4 @@ class Method(SslMethod):
         descriptors = self.network(torch.cat([batch.x, batch.y, batch.negatives.flatten(0, 1)]))
         queries, positives, negatives = descriptors.split([count, count, count * each])
         loss = triplet_loss(queries, positives, negatives.unflatten(0, (count, each)), self.config.margin)
-        return LossTerms({"triplet": loss}, queries.detach())
+        return LossTerms({"triplet": loss}, queries.detach(), positives.detach())
