@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import onnxscript.ir
+import onnxscript.optimizer
 import torch
 from numpy.typing import NDArray
 
@@ -28,26 +30,42 @@ MINIMUM_COSINE = 0.9999
 def export_onnx(network: DescriptorNet, preprocessing: Preprocessing) -> bytes:
     """The network as one ONNX file: (batch, 3, height, width) float32 to (batch, D), batch dynamic.
 
+    Every weight stays in it under its name of torch, so that a bundle can be trained on (`initial`): engines fold batch
+    norms and transposes themselves when they load it.
+
     Args:
         network: On the CPU.
         preprocessing: Its size is the input's.
     """
     example = torch.zeros(2, 3, preprocessing.height, preprocessing.width)
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(
+        program = torch.onnx.export(
             network.eval(),
             (example,),
-            path,
             dynamo=True,
             opset_version=OPSET,
-            external_data=False,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
+            optimize=False,
             verbose=False,
         )
+        assert program is not None
+        _fold_constants(program.model, set(network.state_dict()))
+        path = Path(folder) / "model.onnx"
+        program.save(path, external_data=False)
         return path.read_bytes()
+
+
+def _fold_constants(model: onnxscript.ir.Model, weights: set[str]) -> None:
+    """Compute what is the same for every image, such as biases of zeros, but nothing that would replace a weight."""
+
+    def should_fold(node: onnxscript.ir.Node) -> bool | None:
+        reads_weight = any(value is not None and value.name in weights for value in node.inputs)
+        return False if reads_weight and node.op_type != "Shape" else None
+
+    onnxscript.optimizer.fold_constants(model, should_fold=should_fold, onnx_shape_inference=True)
+    onnxscript.optimizer.remove_unused_nodes(model)
 
 
 def verified_descriptors(
