@@ -2,9 +2,10 @@
 
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import TorchEmbedder, model_id, normalise_images
-from vgssl_core.models.network import DescriptorNet, best_device, build_network, computes_bfloat16, l2_normalised
+from vgssl_core.models.network import DescriptorNet, best_device, build_network, computes_bfloat16
 from vgssl_core.models.projector import Predictor, Projector, ProjectorConfig
 from vgssl_core.models.statistics import estimate_batch_norm, untrained_network
+from vgssl_core.models.vectors import l2_normalised
 
 __all__ = [
     "DescriptorNet",

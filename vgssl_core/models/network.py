@@ -1,24 +1,19 @@
-"""The descriptor network: timm backbone → L2 over channels → pooling → Linear → L2."""
+"""The descriptor network: timm backbone → L2 over channels → pooling → head → L2."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-import timm
 import torch
 from torch import Tensor, nn
 
 from vgssl_core.errors import ConfigError
-from vgssl_core.models import poolings
+from vgssl_core.models.backbones import VitBackbone, build_backbone
+from vgssl_core.models.backbones.cnn import leading_stages
 from vgssl_core.models.config import NetworkConfig
+from vgssl_core.models.heads import build_head
+from vgssl_core.models.pooling import build_pooling, takes_tokens
 from vgssl_core.models.projector import Projector
-from vgssl_core.models.weights import load_weights, pretrained_backbone
-
-
-def l2_normalised(x: Tensor) -> Tensor:
-    """Unit vectors along dimension 1, written so that the exported graph stays plain."""
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+from vgssl_core.models.vectors import l2_normalised
+from vgssl_core.models.weights import load_weights
 
 
 class DescriptorNet(nn.Module):
@@ -26,24 +21,50 @@ class DescriptorNet(nn.Module):
 
     Attributes:
         config: What it was built from.
-        backbone: (B, 3, H, W) to a list with one (B, C, h, w) feature map.
-        pooling: (B, C, h, w) to (B, P).
-        head: Linear from P to ``descriptor_dim``.
+        backbone: (B, 3, H, W) to a list: the (B, C, h, w) feature map, and before it the class tokens, if any.
+        pooling: (B, C, h, w), and where it takes them the class tokens, to (B, P).
+        head: From P to ``encoded_dim``.
         projector: Where its embeddings are the descriptors; else None.
+        encoded_dim: Length of what `encode` gives.
         dimension: Length of a descriptor.
-        mixed_precision: Compute the backbone in bfloat16 while training; pooling, head and losses stay float32.
+        autocast_dtype: Compute the backbone in this type while training (bfloat16, float16); pooling, head and losses
+            stay float32. None is float32 throughout.
     """
 
-    mixed_precision = False
+    autocast_dtype: torch.dtype | None = None
 
-    def __init__(self, config: NetworkConfig, backbone: nn.Module, channels: int) -> None:
+    def __init__(self, config: NetworkConfig, backbone: nn.Module) -> None:
+        """Put a network of random weights on a backbone.
+
+        Raises:
+            ConfigError: A pooling, head or number of frozen stages that does not fit.
+        """
         super().__init__()
+        vit = isinstance(backbone, VitBackbone)
+        channels = backbone.channels if vit else backbone.feature_info.channels()[-1]
         self.config = config
         self.backbone = backbone
-        self.pooling = _pooling_module(config.pooling)(channels)
-        self.head = nn.Linear(self.pooling.dimension, config.descriptor_dim)
-        self.projector = None if config.projector is None else Projector(config.descriptor_dim, config.projector)
-        self.dimension = config.descriptor_dim if self.projector is None else self.projector.output_dim
+        # Swin and its like put channels last.
+        self._channels_last = not vit and str(backbone.output_fmt) == "NHWC"
+        tokens = backbone.class_tokens if vit else 0
+        self.pooling = build_pooling(config.pooling, config.pooling_options, channels, tokens)
+        pooled_tokens = getattr(self.pooling, "pooled_tokens", 0)
+        self.head = build_head(config.head, self.pooling.dimension, config.descriptor_dim, pooled_tokens)
+        self.encoded_dim: int = self.pooling.dimension if config.head == "none" else config.descriptor_dim
+        self.projector = None if config.projector is None else Projector(self.encoded_dim, config.projector)
+        self.dimension = self.encoded_dim if self.projector is None else self.projector.output_dim
+        self._frozen: tuple[nn.Module, ...] = ()
+        if config.freeze:
+            self._freeze(config.freeze)
+
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether the backbone computes in a shorter type while training; set to True it is bfloat16."""
+        return self.autocast_dtype is not None
+
+    @mixed_precision.setter
+    def mixed_precision(self, wanted: bool) -> None:
+        self.autocast_dtype = torch.bfloat16 if wanted else None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float32 normalised images to (B, dimension) float32 unit vectors, the descriptors."""
@@ -51,56 +72,58 @@ class DescriptorNet(nn.Module):
         return encoded if self.projector is None else l2_normalised(self.projector(encoded))
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 normalised images to (B, descriptor_dim) float32 unit vectors, a projector's input."""
-        return l2_normalised(self.head(self.pooling(l2_normalised(self._features(images)))))
+        """(B, 3, H, W) float32 normalised images to (B, encoded_dim) float32 unit vectors, a projector's input."""
+        return l2_normalised(self.head(self._pooled(images)))
 
-    def _features(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) float32."""
-        if not (self.mixed_precision and self.training):
-            return self.backbone(images)[-1]
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self.backbone(images)[-1].float()
+    def local_descriptors(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float32 normalised images to the (B, C, h, w) float32 unit vectors that are pooled."""
+        return self._features(images)[-1]
+
+    def train(self, mode: bool = True) -> DescriptorNet:
+        """Frozen parts stay in evaluation mode: their batch-norm statistics do not move either."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        *tokens, feature_map = self._features(images)
+        return self.pooling(feature_map, *tokens) if takes_tokens(self.pooling) else self.pooling(feature_map)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Class tokens, if any, and the map of unit vectors, float32."""
+        if self.autocast_dtype is None or not self.training:
+            *tokens, feature_map = self.backbone(images)
+        else:
+            with torch.autocast(images.device.type, self.autocast_dtype):
+                *tokens, feature_map = self.backbone(images)
+        if self._channels_last:
+            feature_map = feature_map.permute(0, 3, 1, 2)
+        return [*(part.float() for part in tokens), l2_normalised(feature_map.float())]
+
+    def _freeze(self, count: int) -> None:
+        if isinstance(self.backbone, VitBackbone):
+            modules, loose = self.backbone.leading_blocks(count)
+        else:
+            modules, loose = leading_stages(self.backbone, count, self.config.backbone), []
+        self._frozen = tuple(modules)
+        for part in [*modules, *loose]:
+            part.requires_grad_(False)
+        self.train(self.training)
 
 
 def build_network(config: NetworkConfig) -> DescriptorNet:
     """Make the network, with pre-trained weights where the configuration asks for them.
 
     Raises:
-        ConfigError: Unknown backbone or pooling, a stage that the backbone has not, pre-trained weights that
-            cannot be had, or a checkpoint that does not fit.
+        ConfigError: A setting that no network of that backbone can have, pre-trained weights that cannot be had, or a
+            checkpoint that does not fit.
     """
-    if config.descriptor_dim < 1:
-        raise ConfigError(f"descriptor_dim is {config.descriptor_dim}: give a positive number.")
-    backbone = _build_backbone(config)
-    network = DescriptorNet(config, backbone, backbone.feature_info.channels()[-1])
+    config.check()
+    network = DescriptorNet(config, build_backbone(config))
     if config.weights is not None:
         load_weights(network, config.weights)
     return network
-
-
-def _build_backbone(config: NetworkConfig) -> nn.Module:
-    if not timm.is_model(config.backbone):
-        similar = ", ".join(timm.list_models(f"*{config.backbone[:6]}*")[:8])
-        raise ConfigError(
-            f"--backbone {config.backbone} is no timm model. " + (f"Similar: {similar}." if similar else "See timm.")
-        )
-    try:
-        if config.pretrained and config.weights is None:
-            return pretrained_backbone(config.backbone, config.stage)
-        return timm.create_model(config.backbone, features_only=True, out_indices=(config.stage,))
-    except (RuntimeError, AssertionError, IndexError, ValueError, AttributeError) as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        raise ConfigError(
-            f"--backbone {config.backbone} has no feature stage {config.stage} ({reason}): choose another --stage "
-            "or --backbone."
-        ) from problem
-
-
-def _pooling_module(name: str) -> type[nn.Module]:
-    known = sorted(module.name for module in pkgutil.iter_modules(poolings.__path__))
-    if name not in known:
-        raise ConfigError(f"--pooling {name} is unknown: choose one of {', '.join(known)}.")
-    return importlib.import_module(f"{poolings.__name__}.{name}").Pooling
 
 
 def best_device(name: str = "auto") -> torch.device:

@@ -20,15 +20,19 @@ from vgssl_core.errors import ConfigError
 _REACH_TIMEOUT_S = 5.0
 
 
-def pretrained_backbone(name: str, stage: int) -> nn.Module:
-    """A timm backbone with its published weights, from timm's cache or the network.
+def pretrained_backbone(name: str, **options: Any) -> nn.Module:
+    """A timm model with its published weights, from timm's cache or the network.
+
+    Args:
+        name: Of the model.
+        options: Of `timm.create_model`.
 
     Raises:
         ConfigError: timm has no weights for it, or they can be had neither from the cache nor over the network.
     """
     _check_obtainable(name)
     try:
-        return timm.create_model(name, pretrained=True, features_only=True, out_indices=(stage,))
+        return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as problem:
         raise _unavailable(name, problem) from problem
 
