@@ -11,6 +11,7 @@ from vgssl_core.models import DescriptorNet, Predictor
 from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod, TrainingScale, two_views
 from vgssl_core.ssl.momentum import MomentumEncoder
 from vgssl_core.ssl.prediction import PredictionConfig, prediction_loss
+from vgssl_core.ssl.settings import require
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Config(PredictionConfig):
             ConfigError: Naming the setting.
         """
         super().__post_init__()
-        self.require("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1")
+        require(self, ("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1"))
 
 
 class Method(SslMethod):

@@ -105,15 +105,6 @@ class MethodConfig:
         """Shape of the method's projector; None where it has none."""
         return None
 
-    def require(self, name: str, right: bool, wanted: str) -> None:
-        """Refuse the value of a setting that is not right.
-
-        Raises:
-            ConfigError: Naming the setting, its value and what is wanted.
-        """
-        if not right:
-            raise ConfigError(f"options.{name} is {getattr(self, name)}: give {wanted}.")
-
 
 class SslMethod(nn.Module, ABC):
     """Base of all methods.

@@ -19,6 +19,8 @@ from vgssl_core.ssl.false_negatives import same_place
 from vgssl_core.ssl.gather import first_row, gathered
 from vgssl_core.ssl.method import LossTerms, MethodConfig, PairBatch, SslMethod, TrainingScale, two_views
 from vgssl_core.ssl.momentum import MomentumEncoder
+from vgssl_core.ssl.precision import at_least_float32
+from vgssl_core.ssl.settings import require
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +61,23 @@ class Config(MethodConfig):
         Raises:
             ConfigError: Naming the setting.
         """
-        self.require("temperature", 0 < self.temperature < math.inf, "a number above 0")
-        self.require("queue_size", self.queue_size >= 1, "at least 1")
-        self.require("queue_fraction", 0 <= self.queue_fraction <= 1, "a share from 0 to 1")
-        self.require("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1")
-        self.require("key_batch_norm_groups", self.key_batch_norm_groups >= 1, "at least 1")
-        self.require("projector_layers", self.projector_layers >= 0, "0 or more")
-        self.require("projector_dim", self.projector_dim >= 1, "at least 1")
+        require(
+            self,
+            ("temperature", 0 < self.temperature < math.inf, "a number above 0"),
+            ("queue_size", self.queue_size >= 1, "at least 1"),
+            ("queue_fraction", 0 <= self.queue_fraction <= 1, "a share from 0 to 1"),
+            ("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1"),
+            ("key_batch_norm_groups", self.key_batch_norm_groups >= 1, "at least 1"),
+            ("projector_layers", self.projector_layers >= 0, "0 for none, or more"),
+            ("projector_dim", self.projector_dim >= 1, "at least 1"),
+        )
 
     def projector(self) -> ProjectorConfig:
         """(Linear, ReLU) x (L − 1), Linear."""
         return ProjectorConfig(self.projector_layers, self.projector_dim)
 
 
+@at_least_float32
 def moco_loss(
     queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float, left_out: Tensor | None = None
 ) -> Tensor:

@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from vgssl_core.models import ProjectorConfig
 from vgssl_core.ssl.method import MethodConfig
+from vgssl_core.ssl.precision import at_least_float32
+from vgssl_core.ssl.settings import require
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,19 @@ class PredictionConfig(MethodConfig):
         Raises:
             ConfigError: Naming the setting.
         """
-        self.require("projector_layers", self.projector_layers >= 0, "0 or more")
-        self.require("projector_dim", self.projector_dim >= 1, "at least 1")
-        self.require("predictor_dim", self.predictor_dim >= 1, "at least 1")
+        require(
+            self,
+            ("projector_layers", self.projector_layers >= 0, "0 for none, or more"),
+            ("projector_dim", self.projector_dim >= 1, "at least 1"),
+            ("predictor_dim", self.predictor_dim >= 1, "at least 1"),
+        )
 
     def projector(self) -> ProjectorConfig:
         """(Linear without bias, batch norm, ReLU) x (L − 1), Linear."""
         return ProjectorConfig(self.projector_layers, self.projector_dim, batch_norm=True)
 
 
+@at_least_float32
 def prediction_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean over the batch of 2 − 2 cos(prediction, sg target): the squared distance of unit vectors (BYOL, eq. 2).
 

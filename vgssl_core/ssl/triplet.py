@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vgssl_core.models import DescriptorNet
 from vgssl_core.ssl.method import LossTerms, MethodConfig, PairBatch, SslMethod, TrainingScale
+from vgssl_core.ssl.precision import at_least_float32
+from vgssl_core.ssl.settings import require
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,14 @@ class Config(MethodConfig):
         Raises:
             ConfigError: Naming the setting.
         """
-        self.require("margin", 0 <= self.margin < math.inf, "0 or more")
-        self.require("negatives", self.negatives >= 1, "at least 1")
+        require(
+            self,
+            ("margin", 0 <= self.margin < math.inf, "0 or more"),
+            ("negatives", self.negatives >= 1, "at least 1"),
+        )
 
 
+@at_least_float32
 def triplet_loss(queries: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> Tensor:
     """Mean over queries and negatives of relu(‖q − p‖ − ‖q − n‖ + margin).
 
