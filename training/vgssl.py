@@ -15,6 +15,7 @@ PROGRAMS = {
     "export": ("training.export", "write a trained network as a model bundle"),
     "build-map": ("training.build_map", "build a map from a place set or a bag"),
     "evaluate": ("training.evaluate", "Recall@N of a bundle or a baseline on a place set"),
+    "benchmark": ("training.benchmark", "train and evaluate methods x seeds on sets, and write the table"),
     "localize": ("training.localize", "where was this photo taken? one image against a map"),
     "map": ("training.map", "inspect and verify a map"),
     "town": ("training.town", "render a synthetic town: place set and drive bag"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import sys
 import typing
@@ -55,6 +56,7 @@ def parse(
     parser.add_class_arguments(config_type, skip=set(positional))
     given = [_with_underscores(item) for item in (sys.argv[1:] if arguments is None else arguments)]
     given = _with_values(given, {f"--{name}" for name, hint in hints.items() if hint is bool})
+    given = _with_lists(given, {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is list})
     values = parser.instantiate(parser.parse_args(given))
     return config_type(**{name: values[name] for name in hints})
 
@@ -73,6 +75,22 @@ def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
         f"{item}=true" if item in switches and after not in ("true", "false") else item
         for item, after in itertools.pairwise([*arguments, ""])
     ]
+
+
+def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
+    """``--methods a b`` as ``--methods=["a", "b"]``: a list's values follow its flag up to the next flag."""
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        item = rest.pop(0)
+        flag, equals, value = item.partition("=")
+        if flag in lists and not (value or "".join(rest[:1])).startswith("["):
+            values = [value] if equals else []
+            while rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            item = f"{flag}={json.dumps(values)}"
+        joined.append(item)
+    return joined
 
 
 def run(

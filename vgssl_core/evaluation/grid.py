@@ -42,7 +42,7 @@ class CellPlan:
     data: str
     split: str
     radius_m: float
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_baseline(self) -> bool:
@@ -85,7 +85,7 @@ class CellResult:
         cpu_minutes: CPU time of the training, all threads together.
         wall_minutes: Time that the training took.
         last: Figures of the last epoch: loss terms, spread of descriptors, speed.
-        resumes: How often the training was taken up again after a kill.
+        resumed: Whether the training was taken up again after a kill.
         versions: Of the software, and the commit.
         machine: CPU, cores, threads and device.
     """
@@ -103,7 +103,7 @@ class CellResult:
     cpu_minutes: float = 0.0
     wall_minutes: float = 0.0
     last: Mapping[str, float] = field(default_factory=dict)
-    resumes: int = 0
+    resumed: bool = False
     versions: Mapping[str, str | None] = field(default_factory=dict)
     machine: Mapping[str, str | int] = field(default_factory=dict)
 

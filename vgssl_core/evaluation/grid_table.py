@@ -175,7 +175,7 @@ def _csv_row(result: CellResult) -> dict[str, Any]:
         **{"row": plan.row, "set": plan.place_set, "split": plan.split, "seed": plan.seed},
         **{f"R@{n}": result.recall.get(n) for n in NS},
         **{"queries": result.queries, "queries_total": result.queries_total, "database": result.database},
-        **{"steps": result.steps, "queries_seen": result.queries_seen, "resumes": result.resumes},
+        **{"steps": result.steps, "queries_seen": result.queries_seen, "resumed": result.resumed},
         **{"cpu_minutes": result.cpu_minutes, "wall_minutes": result.wall_minutes, "collapsed": result.is_collapsed},
         **{"failure": result.failure, "protocol": result.protocol, "checkpoint": result.checkpoint},
         **{f"last {key}": value for key, value in result.last.items()},

@@ -1,0 +1,212 @@
+"""Compare methods on place sets, seed by seed, within a budget: ``python -m training.benchmark --help``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from training.benchmark_grid import Grid, only_grid, unfinished
+from vgssl_core import command_line
+from vgssl_core.errors import ConfigError
+from vgssl_core.evaluation.grid import BASELINES, CellPlan, read_results
+from vgssl_core.evaluation.grid_figure import write_figure
+from vgssl_core.evaluation.grid_table import markdown, replace_section, rows_by_set, write_csv
+from vgssl_core.places import read_place_set, splits
+from vgssl_core.resources import config_file
+from vgssl_core.storage import atomic_file, check_output_folder, read_yaml
+
+_TOWN = "town:"
+#: The budget ends a training, never the number of epochs.
+_EPOCHS = 1_000_000
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Train and evaluate methods x seeds on place sets within a budget, and write the table of a paper.
+
+    Attributes:
+        out: Folder for table.md, cells.csv, figure.svg and figure.png, and for all cells. The same command goes on
+            where an ended one stopped.
+        data: Place sets, or town:SEED for the built-in town of that seed.
+        methods: Rows of the table by the names of methods; "all" takes every method.
+        configs: Further rows, each a file of training settings that names its method; the row is named by the file.
+        baselines: Further rows without training: hog, untrained.
+        settings: What every training begins with: config/train/small, or the papers' settings. Files go over it.
+        seeds: Trainings of each row on each set, with the seeds 0, 1, …
+        cpu_minutes: Budget of a training in CPU time of all its threads. Without any budget it is 5.
+        minutes: Budget of a training in minutes.
+        steps: Budget of a training in steps of the optimiser.
+        split: Which split is evaluated; default test, or val where a set has no test split.
+        radius_m: A database image within this distance of a query is right.
+        jobs: Trainings at once; each has an equal share of the cores.
+        retry: Make failed cells anew.
+        redo: Make cells anew that were made with other settings.
+        report_only: Only write table and figure of what is finished.
+        docs: Markdown file in which the table replaces what stands between the lines <!-- benchmark:NAME --> and
+            <!-- /benchmark:NAME -->.
+        section: The NAME there; default the name of the folder of ``out``.
+    """
+
+    out: Path
+    data: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=lambda: ["all"])
+    configs: list[Path] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=lambda: list(BASELINES))
+    settings: Literal["small", "paper"] = "small"
+    seeds: int = 3
+    cpu_minutes: float = 0.0
+    minutes: float = 0.0
+    steps: int = 0
+    split: Literal["train", "val", "test"] | None = None
+    radius_m: float = 25.0
+    jobs: int = 1
+    retry: bool = False
+    redo: bool = False
+    report_only: bool = False
+    docs: Path | None = None
+    section: str | None = None
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        if not self.data:
+            raise ConfigError("--data names no place set: give folders, or town:SEED for the built-in town.")
+        for name in ("seeds", "jobs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} is {getattr(self, name)}: give at least 1.")
+        given = [name for name in ("cpu_minutes", "minutes", "steps") if getattr(self, name)]
+        if len(given) > 1:
+            raise ConfigError(f"--{given[0]} and --{given[1]}: give one budget.")
+        for name in (*given, "radius_m"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name} is {getattr(self, name)}: give a number above 0.")
+        unknown = set(self.baselines) - set(BASELINES)
+        if unknown:
+            raise ConfigError(f"--baselines {unknown.pop()} is unknown: choose of {', '.join(BASELINES)}.")
+
+    def budget(self) -> dict[str, float]:
+        """As settings of a training."""
+        cpu_minutes = self.cpu_minutes if self.minutes or self.steps else self.cpu_minutes or 5.0
+        return {"max_cpu_minutes": cpu_minutes, "max_minutes": self.minutes, "max_steps": self.steps}
+
+
+def benchmark(config: BenchmarkConfig) -> None:
+    """Make all cells that are not finished, and the table."""
+    check_output_folder(config.out, "--out")
+    if not config.report_only:
+        config.check()
+        rows = _rows(config)
+        with only_grid(config.out):
+            plans = _plans(config, rows, _sets(config))
+            todo = unfinished(config.out, plans, config.retry, config.redo)
+            print(f"{len(plans)} cells, {len(plans) - len(todo)} of them finished; {config.jobs} at once.", flush=True)
+            Grid(config.out, config.jobs).run(todo, len(plans), lambda: _report(config.out))
+    table = _report(config.out)
+    if config.docs is not None:
+        replace_section(config.docs, config.section or config.out.resolve().name, table)
+    print(f"\n{table}\nTable, figure and cells are in {config.out}.")
+
+
+def _report(out: Path) -> str:
+    """Write everything that is made from the finished cells; the table's text."""
+    results = read_results(out)
+    table = markdown(results)
+    with atomic_file(out / "table.md") as aside:
+        aside.write_text(table, encoding="utf-8")
+    write_csv(out / "cells.csv", results)
+    write_figure([out / "figure.svg", out / "figure.png"], rows_by_set(results))
+    return table
+
+
+def _rows(config: BenchmarkConfig) -> dict[str, dict[str, Any]]:
+    """Row → settings of its trainings in all layers; empty for a baseline."""
+    from vgssl_core.ssl.method import method_module, method_names
+
+    names = [name for item in config.methods for name in (method_names() if item == "all" else [item])]
+    rows: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in config.baselines]
+    rows += [(name, _layers(config.settings, name, {})) for name in names]
+    for path in config.configs:
+        own = read_yaml(path, ConfigError, "settings of training")
+        if not isinstance(own.get("method"), str):
+            raise ConfigError(f"{path} does not name its method: begin it with `method: NAME`.")
+        rows.append((path.stem, _layers(config.settings, own["method"], own)))
+    for name, settings in rows:
+        if settings:
+            method_module(settings["method"])  # is there such a method?
+        if [row for row, _ in rows].count(name) > 1:
+            raise ConfigError(f"Two rows are called {name}: rename a file of --configs, or name each method once.")
+    return dict(rows)
+
+
+def _layers(base: str, method: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The shipped settings of a method, and a file's over them."""
+    names = [f"train/{method}.yaml", *([f"train/small/{method}.yaml"] if base == "small" else [])]
+    settings: dict[str, Any] = {"method": method}
+    for name in names:
+        settings = _over(settings, read_yaml(config_file(name), ConfigError, "settings of training"))
+    return _over(settings, own)
+
+
+def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
+
+
+def _sets(config: BenchmarkConfig) -> dict[str, Path]:
+    """Name of each set → its folder; towns are rendered."""
+    sets: dict[str, Path] = {}
+    for item in config.data:
+        path = _town(config.out, item.removeprefix(_TOWN)) if item.startswith(_TOWN) else Path(item).resolve()
+        if path.name in sets:
+            raise ConfigError(f"--data {item}: two sets are called {path.name}. Rename the folder of one of them.")
+        if "train" not in splits(path):
+            raise ConfigError(f"--data {item} has no train split: give a folder with images/train and images/val.")
+        sets[path.name] = path
+    return sets
+
+
+def _town(out: Path, seed: str) -> Path:
+    from vgssl_core.town.writer import render_town
+
+    if not seed.isdecimal():
+        raise ConfigError(f"--data {_TOWN}{seed}: give the seed of the town as a number, for example town:1.")
+    folder = out.resolve() / "sets" / f"town-{seed}"
+    return folder if folder.is_dir() else render_town(folder, int(seed))
+
+
+def _plans(config: BenchmarkConfig, rows: Mapping[str, dict[str, Any]], sets: Mapping[str, Path]) -> list[CellPlan]:
+    """All cells; a seed of every row before the next seed, so that a table of some seeds compares all rows."""
+    plans = []
+    for seed in range(config.seeds):
+        for name, folder in sets.items():
+            split = config.split or ("test" if "test" in splits(folder) else "val")
+            read_place_set(folder, split)
+            for row, settings in rows.items():
+                if row == "hog" and seed:
+                    continue  # it has no random part
+                given = _training(config, settings, seed) if settings else {}
+                plans.append(CellPlan(row, name, seed, str(folder), split, config.radius_m, given))
+    return plans
+
+
+def _training(config: BenchmarkConfig, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    own = {"seed": seed, "epochs": _EPOCHS, "recall_radius_m": config.radius_m, **config.budget()}
+    return {**settings, **own}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of this program."""
+    return command_line.run(benchmark, BenchmarkConfig, arguments, "vgssl benchmark")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
