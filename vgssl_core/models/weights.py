@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import safetensors
 import safetensors.torch
 import timm
@@ -16,8 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from vgssl_core.errors import ConfigError
+from vgssl_core.models.filling import Filled, fill
 
 _REACH_TIMEOUT_S = 5.0
+#: Under which names checkpoints hold their weights, outermost first.
+_STATES = ("network", "method", "state_dict", "model_state_dict", "model")
+#: Figures lie beside the weights in many checkpoints; to rebuild an array of numbers runs no code of the file.
+_NUMBERS = (np.float32, np.float64, np.int64)
+_PLAIN_NUMPY = [
+    *((np.zeros(1).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in _NUMBERS)),
+]
 
 
 def pretrained_backbone(name: str, **options: Any) -> nn.Module:
@@ -37,56 +48,54 @@ def pretrained_backbone(name: str, **options: Any) -> nn.Module:
         raise _unavailable(name, problem) from problem
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path) -> Filled:
     """Fill a descriptor network from a local checkpoint.
 
     Accepted are the weights of the whole network, or of its backbone alone under timm's names (a classifier and
     later stages that the network lacks are ignored), as safetensors or as a torch state dict of plain tensors.
 
     Args:
-        network: A network whose ``backbone`` is the timm feature extractor.
+        network: A network whose ``backbone`` is a timm model or feature extractor.
         path: The checkpoint.
 
     Raises:
         ConfigError: Unreadable, not plain tensors, or it lacks weights that the network needs.
     """
-    found = _state_dict(path)
-    target: nn.Module = network
-    candidates = [("", network)]
-    if not any(key.startswith("backbone.") for key in found):
-        target = network.get_submodule("backbone")
-        candidates = [("", target), ("model.", target)]
-    wanted = target.state_dict()
-    prefix = max((p for p, _ in candidates), key=lambda p: sum(p + key in wanted for key in found))
-    fitting = {prefix + key: value for key, value in found.items() if prefix + key in wanted}
-    missing = [key for key in wanted if key not in fitting and not key.endswith("num_batches_tracked")]
-    wrong = [key for key, value in fitting.items() if value.shape != wanted[key].shape]
-    if missing or wrong:
-        what = f"lacks {len(missing)} of {len(wanted)} weights, first {missing[0]}" if missing else ""
-        what += f"{' and ' if what and wrong else ''}has another shape for {wrong[0]}" if wrong else ""
-        raise ConfigError(f"--weights {path} does not fit --backbone and --stage: it {what}.")
-    target.load_state_dict(fitting, strict=False)
+    return fill(network, read_tensors(path), f"--weights {path}")
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, flag: str = "--weights") -> dict[str, Tensor]:
+    """The weights in a checkpoint file by name; no code in the file is ever run.
+
+    Args:
+        path: A safetensors file, or what torch saved: a state dict, or a dict with one among plain values.
+        flag: The setting that names the file, for messages.
+
+    Raises:
+        ConfigError: Unreadable, not plain tensors, or none in it.
+    """
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_PLAIN_NUMPY):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as problem:
-        raise ConfigError(f"Cannot read --weights {path}: {problem.strerror or problem}.") from problem
+        raise ConfigError(f"Cannot read {flag} {path}: {problem.strerror or problem}.") from problem
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as problem:
         raise ConfigError(
-            f"--weights {path} is no checkpoint of plain tensors: give a safetensors file or a torch state dict."
+            f"{flag} {path} is no checkpoint of plain tensors: give a safetensors file or a torch state dict."
         ) from problem
-    for key in ("network", "state_dict", "model"):
+    for key in _STATES:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
-        raise ConfigError(f"--weights {path} holds no weights: give a safetensors file or a torch state dict.")
-    return {key.removeprefix("module."): value for key, value in tensors.items()}
+        raise ConfigError(f"{flag} {path} holds no weights: give a safetensors file or a torch state dict.")
+    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    # A method's state holds the network beside momentum encoders, queues and predictors.
+    own = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    return own or tensors
 
 
 def _check_obtainable(name: str) -> None:
