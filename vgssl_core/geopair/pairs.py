@@ -1,4 +1,4 @@
-"""Which images make a pair: queries with a database image of the same place, and what is surely another place."""
+"""Which images make a pair: images of the same place, and what is surely another place."""
 
 from __future__ import annotations
 
@@ -7,33 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from vgssl_core.errors import ConfigError, DataError
+from vgssl_core.errors import DataError
+from vgssl_core.geopair.own_streets import own_positives
+from vgssl_core.geopair.pair_config import PairConfig
 from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.places import Places, PlaceSet, within_radius
 
+__all__ = ["GeoPairs", "PairConfig", "PairList"]
+
 logger = logging.getLogger(__name__)
-
-POSITIVE_CHOICES = ("nearest", "random")
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """How pairs are made; the defaults are the papers'.
-
-    Attributes:
-        positive_radius_m: A positive lies within this distance of its query.
-        negative_radius_m: A negative lies beyond this distance of its query.
-        positive: Which of the positives is taken: the ``nearest`` in descriptor space, or a ``random`` one.
-        mining_database: Database images, drawn anew at each refresh, among which negatives are sought.
-        refresh_queries: Queries between two refreshes of nearest positives and hard negatives.
-    """
-
-    positive_radius_m: float = 10.0
-    negative_radius_m: float = 25.0
-    positive: str = "nearest"
-    mining_database: int = 1000
-    refresh_queries: int = 1000
 
 
 @dataclass(frozen=True)
@@ -57,69 +41,103 @@ class PairList:
 
 
 class GeoPairs:
-    """The pairs that a place set offers.
+    """The pairs that a place set offers. A set without queries trains on its database alone (`own_positives`).
 
     Attributes:
-        database, queries: The images.
+        database, queries: The images; the same object where the set has no queries.
         config: How pairs are made.
         usable: (U,) int64 queries that have a positive.
         dropped: Number of queries without one.
     """
 
     def __init__(self, places: PlaceSet, config: PairConfig) -> None:
-        _check(config)
-        if not len(places.queries):
-            raise DataError(
-                f"{places.name} has no queries (folder images/…/queries): pairs need images of the same places "
-                "taken at another time."
-            )
+        """Find all positives.
+
+        Raises:
+            ConfigError: A setting that cannot work.
+            DataError: No query has a positive.
+        """
+        config.check()
         self.database: Places = places.database
-        self.queries: Places = places.queries
+        self.queries: Places = places.queries if len(places.queries) else places.database
         self.config = config
-        near = within_radius(self.queries.planar_m, self.database.planar_m, config.positive_radius_m)
-        self._starts, self._near = near.indptr, near.indices.astype(np.int64)
-        self.usable = np.flatnonzero(np.diff(self._starts)).astype(np.int64)
+        if self.own_streets:
+            self._near = own_positives(self.database, config)
+        else:
+            self._near = within_radius(self.queries.planar_m, self.database.planar_m, config.positive_radius_m)
+        self.usable = np.flatnonzero(self._near.getnnz(axis=1)).astype(np.int64)
         self.dropped = len(self.queries) - len(self.usable)
+        self._centre_m = self.database.planar_m.mean(axis=0)
+        what, other = ("images", "other") if self.own_streets else ("queries", "database")
+        missing = f"of {len(self.queries)} {what} have no {other} image within {config.positive_radius_m:g} m"
         if not len(self.usable):
             raise DataError(
-                f"{places.name}: none of the {len(self.queries)} queries has a database image within "
-                f"{config.positive_radius_m:g} m: check that both use the same coordinates, or raise "
+                f"{places.name}: {self.dropped} {missing}: check that all use the same coordinates, or raise "
                 "--pairs.positive_radius_m."
             )
         if self.dropped:
-            logger.info(
-                "%d of %d queries have no database image within %g m and are left out.",
-                self.dropped,
-                len(self.queries),
-                config.positive_radius_m,
-            )
+            logger.info("%d %s and are left out.", self.dropped, missing)
 
     def __len__(self) -> int:
         """Number of queries that make a pair."""
         return len(self.usable)
 
+    @property
+    def own_streets(self) -> bool:
+        """Whether the set has no queries, so that its database images are each other's positives."""
+        return self.queries is self.database
+
+    def near(self, queries: NDArray[np.int64]) -> csr_matrix:
+        """(P, N) boolean CSR matrix, sorted: the positives of each query."""
+        return self._near[queries]
+
     def positives(self, query: int) -> NDArray[np.int64]:
-        """Database images within the positive radius of a query, ascending."""
-        return self._near[self._starts[query] : self._starts[query + 1]]
+        """The positives of one query, ascending."""
+        return self._near.indices[self._near.indptr[query] : self._near.indptr[query + 1]].astype(np.int64)
 
     def epoch_order(self, seed: int, epoch: int, count: int | None) -> NDArray[np.int64]:
         """Queries of one epoch: a fresh permutation, at most ``count`` of it."""
         return generator(Stream.ORDER, seed, epoch).permutation(self.usable)[:count]
 
-    def random_positives(self, queries: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """One positive of each query, each as likely."""
-        starts = self._starts[queries]
-        counts = self._starts[queries + 1] - starts
-        return self._near[starts + (rng.random(len(queries)) * counts).astype(np.int64)]
+    def rows_of(self, queries: int) -> int:
+        """How many pairs so many queries make, with the database negatives of ``negative_ratio``."""
+        return queries + round(self.config.negative_ratio * queries)
 
+    def identical_images(self, queries: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Database images for the identical pairs that go with so many queries; each once, as far as they suffice.
 
-def _check(config: PairConfig) -> None:
-    if config.positive not in POSITIVE_CHOICES:
-        raise ConfigError(f"pairs.positive is {config.positive}: choose one of {', '.join(POSITIVE_CHOICES)}.")
-    if not 0 < config.positive_radius_m <= config.negative_radius_m:
-        raise ConfigError(
-            f"pairs.positive_radius_m is {config.positive_radius_m:g} and pairs.negative_radius_m "
-            f"{config.negative_radius_m:g}: the first must be above 0 and not above the second."
-        )
-    if config.mining_database < 1 or config.refresh_queries < 1:
-        raise ConfigError("pairs.mining_database and pairs.refresh_queries must be at least 1.")
+        Raises:
+            DataError: Every database image is somebody's positive.
+        """
+        wanted = self.rows_of(queries) - queries
+        if not wanted:
+            return np.zeros(0, np.int64)
+        free = np.ones(len(self.database), bool)
+        free[self._near.indices] = False
+        if self.own_streets:
+            free[self.usable] = False
+        lonely = np.flatnonzero(free)
+        if not len(lonely):
+            raise DataError(
+                f"pairs.negative_ratio is {self.config.negative_ratio:g}, but each of the {len(free)} database images "
+                "is a positive of some query: set it to 0, or lower --pairs.positive_radius_m."
+            )
+        return np.resize(rng.permutation(lonely), wanted)
+
+    def batch_positions_m(
+        self, pairs: PairList, rows: NDArray[np.integer] | slice
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the images of a batch were taken, from the middle of the set, so that no device loses digits.
+
+        Args:
+            pairs: All pairs.
+            rows: Which of them are the batch.
+
+        Returns:
+            (N, 2) of the queries and (N, M, 2) of the negatives, metres east and north.
+        """
+        queries, identical = pairs.queries[rows], pairs.identical[rows]
+        positions = np.empty((len(queries), 2))
+        positions[identical] = self.database.planar_m[queries[identical]]
+        positions[~identical] = self.queries.planar_m[queries[~identical]]
+        return positions - self._centre_m, self.database.planar_m[pairs.negatives[rows]] - self._centre_m
