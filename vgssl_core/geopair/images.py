@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vgssl_core.errors import DataError
+from vgssl_core.geopair.decoded_cache import CachedImages, DecodedCache
 from vgssl_core.imaging import Image, Preprocessing, read_image
-
-logger = logging.getLogger(__name__)
 
 #: How many unreadable files a message names.
 _NAMED = 5
@@ -42,46 +41,55 @@ class ImageMemory:
 class ImageStore:
     """N images by index, resized to the network's input.
 
-    All are decoded in advance, which finds every damaged file before the training starts. They are kept when they fit
-    what is left of the memory; otherwise each is decoded again when it is asked for.
+    Every image is looked at in advance, which finds all damaged files before the training starts. Images are kept in
+    the cache on disk as far as it has room, else in memory when all fit what is left of it; what is not kept is
+    decoded whenever it is asked for.
 
     Raises:
         DataError: Images that do not decode: how many, and the first of them.
     """
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, memory: ImageMemory, threads: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing,
+        memory: ImageMemory,
+        threads: int,
+        cache: DecodedCache | None = None,
+    ) -> None:
         self.paths = tuple(paths)
         self._preprocessing = preprocessing
-        self._cache: NDArray[np.uint8] | None = None
-        shape = (len(self.paths), preprocessing.height, preprocessing.width, 3)
-        if memory.take(math.prod(shape)):
-            self._cache = np.empty(shape, np.uint8)
-            _for_each(self._fill, range(len(self)), threads, "decoding images")
-        else:
-            _for_each(self._check, range(len(self)), threads, "checking images")
+        count, size = len(self.paths), (preprocessing.height, preprocessing.width)
+        with contextlib.nullcontext() if cache is None else cache.opened(self.paths, *size) as cached:
+            if cached is not None:
+                self._kept: CachedImages | NDArray[np.uint8] = cached
+                wanted = [*cached.missing(), *range(len(cached), count)]
+            else:
+                kept = count if memory.take(count * math.prod(size) * 3) else 0
+                self._kept, wanted = np.empty((kept, *size, 3), np.uint8), list(range(count))
+            _for_each(self._prepare, wanted, threads, "decoding images" if len(self._kept) else "checking images")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
-        """The image, (height, width, 3) uint8 RGB at the input size.
+        """The image, (height, width, 3) uint8 RGB at the input size, not to be written to.
 
         Raises:
             DataError: It does not decode.
         """
-        if self._cache is not None:
-            return self._cache[index]
-        return self._preprocessing.resize(read_image(self.paths[index]))
+        image = self._kept[index] if index < len(self._kept) else None
+        return self._prepare(index) if image is None else image
 
-    def _fill(self, index: int) -> None:
-        assert self._cache is not None
-        self._cache[index] = self._preprocessing.resize(read_image(self.paths[index]))
+    def _prepare(self, index: int) -> Image:
+        """Decode an image, and keep it if it has a place."""
+        image = self._preprocessing.resize(read_image(self.paths[index]))
+        if index < len(self._kept):
+            self._kept[index] = image
+        return image
 
-    def _check(self, index: int) -> None:
-        read_image(self.paths[index])
 
-
-def _for_each(work: Callable[[int], None], indices: Iterable[int], threads: int, title: str) -> None:
+def _for_each(work: Callable[[int], object], indices: Sequence[int], threads: int, title: str) -> None:
     """Call ``work`` on every index in threads; gather the files that fail in one error."""
 
     def attempt(index: int) -> str | None:
@@ -91,13 +99,12 @@ def _for_each(work: Callable[[int], None], indices: Iterable[int], threads: int,
             return str(problem)
         return None
 
-    chosen = list(indices)
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        bar = tqdm(pool.map(attempt, chosen), total=len(chosen), desc=title, unit="image", leave=False, disable=None)
+        bar = tqdm(pool.map(attempt, indices), total=len(indices), desc=title, unit="image", leave=False, disable=None)
         failures = [message for message in bar if message]
     if failures:
         rest = f" … and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-        raise DataError(f"{len(failures)} of {len(chosen)} images cannot be used: {' '.join(failures[:_NAMED])}{rest}")
+        raise DataError(f"{len(failures)} of {len(indices)} images cannot be used: {' '.join(failures[:_NAMED])}{rest}")
 
 
 def limit_opencv_threads() -> None:
