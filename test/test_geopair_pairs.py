@@ -109,7 +109,7 @@ def test_queries_without_a_positive_are_dropped_and_counted(caplog: pytest.LogCa
 
 
 def test_no_positive_at_all_is_an_error_with_its_remedy() -> None:
-    with pytest.raises(DataError, match=r"1 of 1 queries have no database image .* --pairs.positive_radius_m"):
+    with pytest.raises(DataError, match=r"none of the 1 queries .* --pairs.positive_radius_m"):
         GeoPairs(place_set(np.zeros((1, 2)), np.array([[500.0, 0.0]])), PairConfig())
 
 

@@ -69,14 +69,22 @@ class GeoPairs:
         self.dropped = len(self.queries) - len(self.usable)
         self._centre_m = self.database.planar_m.mean(axis=0)
         what, other = ("images", "other") if self.own_streets else ("queries", "database")
-        missing = f"of {len(self.queries)} {what} have no {other} image within {config.positive_radius_m:g} m"
         if not len(self.usable):
+            alone = "it has no queries, and " if self.own_streets else ""
             raise DataError(
-                f"{places.name}: {self.dropped} {missing}: check that all use the same coordinates, or raise "
+                f"{places.name}: {alone}none of the {len(self.queries)} {what} has any {other} image within "
+                f"{config.positive_radius_m:g} m: check that all use the same coordinates, or raise "
                 "--pairs.positive_radius_m."
             )
         if self.dropped:
-            logger.info("%d %s and are left out.", self.dropped, missing)
+            logger.info(
+                "%d of %d %s have no %s image within %g m and are left out.",
+                self.dropped,
+                len(self.queries),
+                what,
+                other,
+                config.positive_radius_m,
+            )
 
     def __len__(self) -> int:
         """Number of queries that make a pair."""
