@@ -15,6 +15,7 @@ from vgssl_core.evaluation.grid import BASELINES, CellPlan, read_results
 from vgssl_core.evaluation.grid_figure import write_figure
 from vgssl_core.evaluation.grid_table import markdown, replace_section, rows_by_set, write_csv
 from vgssl_core.places import read_place_set, splits
+from vgssl_core.places.reader import SPLITS
 from vgssl_core.resources import config_file
 from vgssl_core.storage import atomic_file, check_output_folder, read_yaml
 
@@ -30,7 +31,8 @@ class BenchmarkConfig:
     Attributes:
         out: Folder for table.md, cells.csv, figure.svg and figure.png, and for all cells. The same command goes on
             where an ended one stopped.
-        data: Place sets, or town:SEED for the built-in town of that seed.
+        data: Place sets with the splits train and val (and test), folders that hold such place sets under these names,
+            or town:SEED for the built-in town of that seed.
         methods: Rows of the table by the names of methods; "all" takes every method.
         configs: Further rows, each a file of training settings that names its method; the row is named by the file.
         baselines: Further rows without training: hog, untrained.
@@ -94,6 +96,25 @@ class BenchmarkConfig:
         """As settings of a training."""
         cpu_minutes = self.cpu_minutes if self.minutes or self.steps else self.cpu_minutes or 5.0
         return {"max_cpu_minutes": cpu_minutes, "max_minutes": self.minutes, "max_steps": self.steps}
+
+
+@dataclass(frozen=True)
+class TrainedAndEvaluated:
+    """Where the parts of a set lie.
+
+    Attributes:
+        name: Of the set.
+        train: Place set to train on.
+        val: Place set to choose the checkpoint on, where it is not a split of ``train``.
+        evaluated: Place set that the table is about.
+        split: Its split, where it has splits.
+    """
+
+    name: str
+    train: Path
+    val: Path | None
+    evaluated: Path
+    split: str
 
 
 def benchmark(config: BenchmarkConfig) -> None:
@@ -161,17 +182,32 @@ def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sets(config: BenchmarkConfig) -> dict[str, Path]:
-    """Name of each set → its folder; towns are rendered."""
-    sets: dict[str, Path] = {}
+def _sets(config: BenchmarkConfig) -> list[TrainedAndEvaluated]:
+    """The parts of each set; towns are rendered."""
+    sets: list[TrainedAndEvaluated] = []
     for item in config.data:
-        path = _town(config.out, item.removeprefix(_TOWN)) if item.startswith(_TOWN) else Path(item).resolve()
-        if path.name in sets:
-            raise ConfigError(f"--data {item}: two sets are called {path.name}. Rename the folder of one of them.")
-        if "train" not in splits(path):
-            raise ConfigError(f"--data {item} has no train split: give a folder with images/train and images/val.")
-        sets[path.name] = path
+        folder = _town(config.out, item.removeprefix(_TOWN)) if item.startswith(_TOWN) else Path(item).resolve()
+        if folder.name in [part.name for part in sets]:
+            raise ConfigError(f"--data {item}: two sets are called {folder.name}. Rename the folder of one of them.")
+        sets.append(_parts(folder, config.split))
+        read_place_set(sets[-1].train, "train")
+        read_place_set(sets[-1].evaluated, sets[-1].split)
     return sets
+
+
+def _parts(folder: Path, split: str | None) -> TrainedAndEvaluated:
+    """Of a set with splits, or of a folder that holds the sets train and val, and test if it likes."""
+    if "train" in splits(folder):
+        split = split or ("test" if "test" in splits(folder) else "val")
+        return TrainedAndEvaluated(folder.name, folder, None, folder, split)
+    train, val, test = (folder / name for name in SPLITS)
+    if not (train.is_dir() and val.is_dir()):
+        raise ConfigError(
+            f"--data {folder} offers nothing to train on and to evaluate: it needs images/train and images/val, or two "
+            "place sets train and val."
+        )
+    split = split or ("test" if test.is_dir() else "val")
+    return TrainedAndEvaluated(folder.name, train, val, folder / split, split)
 
 
 def _town(out: Path, seed: str) -> Path:
@@ -183,24 +219,34 @@ def _town(out: Path, seed: str) -> Path:
     return folder if folder.is_dir() else render_town(folder, int(seed))
 
 
-def _plans(config: BenchmarkConfig, rows: Mapping[str, dict[str, Any]], sets: Mapping[str, Path]) -> list[CellPlan]:
+def _plans(
+    config: BenchmarkConfig, rows: Mapping[str, dict[str, Any]], sets: Sequence[TrainedAndEvaluated]
+) -> list[CellPlan]:
     """All cells; a seed of every row before the next seed, so that a table of some seeds compares all rows."""
-    plans = []
-    for seed in range(config.seeds):
-        for name, folder in sets.items():
-            split = config.split or ("test" if "test" in splits(folder) else "val")
-            read_place_set(folder, split)
-            for row, settings in rows.items():
-                if row == "hog" and seed:
-                    continue  # it has no random part
-                given = _training(config, settings, seed) if settings else {}
-                plans.append(CellPlan(row, name, seed, str(folder), split, config.radius_m, given))
-    return plans
+    return [
+        CellPlan(
+            row,
+            part.name,
+            seed,
+            str(part.train),
+            str(part.evaluated),
+            part.split,
+            config.radius_m,
+            _training(config, part, settings, seed) if settings else {},
+        )
+        for seed in range(config.seeds)
+        for part in sets
+        for row, settings in rows.items()
+        if not (row == "hog" and seed)  # it has no random part
+    ]
 
 
-def _training(config: BenchmarkConfig, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    own = {"seed": seed, "epochs": _EPOCHS, "recall_radius_m": config.radius_m, **config.budget()}
-    return {**settings, **own}
+def _training(
+    config: BenchmarkConfig, part: TrainedAndEvaluated, settings: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    val = None if part.val is None else str(part.val)
+    own = {"val": val, "seed": seed, "epochs": _EPOCHS, "recall_radius_m": config.radius_m}
+    return {**settings, **own, **config.budget()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

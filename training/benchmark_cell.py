@@ -67,7 +67,7 @@ def run_cell(config: CellConfig) -> None:
 
 def _end_with_parent() -> None:
     """A killed parent cannot stop its children, so they watch the pipe from it."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock would hold up the end of the interpreter
     os._exit(1)
 
 
@@ -77,7 +77,7 @@ def _baseline(plan: CellPlan) -> tuple[Embedder, dict[str, Any]]:
 
     embedder = HogEmbedder()
     if plan.row == "untrained":
-        embedder = untrained_embedder(None, Path(plan.data), plan.split, plan.seed)
+        embedder = untrained_embedder(None, Path(plan.train), "train", plan.seed)
     return embedder, {"versions": versions()}
 
 
@@ -117,7 +117,7 @@ def _settings(plan: CellPlan, config: CellConfig) -> TrainConfig:
     from vgssl_core.ssl.method import method_module
 
     run = config.cell / RUN
-    own = {"data": plan.data, "out": str(run), "resume": (run / "run.yaml").is_file(), "workers": config.threads}
+    own = {"data": plan.train, "out": str(run), "resume": (run / "run.yaml").is_file(), "workers": config.threads}
     options = method_module(str(plan.settings["method"])).Config
     return command_line.parse(
         with_options(options), [f"--config={json.dumps({**plan.settings, **own})}"], "vgssl train"

@@ -30,8 +30,9 @@ class CellPlan:
         row: Method, baseline or file of settings: a row of the table.
         place_set: Name of the set.
         seed: Of the training, or of the untrained network.
-        data: Folder of the set.
-        split: Which split is evaluated, where the set has splits.
+        train: Place set to train on (its train split, where it has splits).
+        data: Place set to evaluate.
+        split: Which of its splits, where it has splits.
         radius_m: A database image within this distance of a query is right.
         settings: Of the training, over the defaults, its budget among them; empty for a baseline.
     """
@@ -39,6 +40,7 @@ class CellPlan:
     row: str
     place_set: str
     seed: int
+    train: str
     data: str
     split: str
     radius_m: float
