@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +13,13 @@ from vgssl_core.errors import DataError
 from vgssl_core.imaging import Image, Preprocessing
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import normalise_images
+from vgssl_core.models.initialise import initialise_pooling
 from vgssl_core.models.network import DescriptorNet, build_network
 
 
 @torch.no_grad()
 def estimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics of every batch norm to the average over the given batches.
+    """Set the running statistics of every batch norm that is not frozen to the average over the given batches.
 
     Args:
         network: Changed in place; its training mode stays as it was.
@@ -27,14 +28,16 @@ def estimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         DataError: No batch was given.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    was_training = network.training
+    norms = [m for m in network.train().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = [norm for norm in norms if norm.track_running_stats and norm.training]  # frozen ones are not
     if not layers:
+        network.train(was_training)
         return
-    momenta, was_training = [layer.momentum for layer in layers], network.training
+    momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over the batches
-    network.train()
     count = 0
     try:
         for batch in batches:
@@ -68,11 +71,17 @@ def untrained_network(
     """
     if len(images) < 2:
         raise DataError(f"The untrained baseline needs at least two images, not {len(images)}.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(replace(config, pretrained=False, weights=None))
     starts = range(0, len(images), batch_size)
     chunks = [images[start : start + batch_size] for start in starts if len(images) - start > 1 or start == 0]
-    pixels = (torch.from_numpy(np.stack([preprocessing.resize(image) for image in chunk])) for chunk in chunks)
-    estimate_batch_norm(network, (normalise_images(batch, preprocessing) for batch in pixels))
+
+    def batches() -> Iterator[Tensor]:
+        for chunk in chunks:
+            pixels = np.stack([preprocessing.resize(image) for image in chunk])
+            yield normalise_images(torch.from_numpy(pixels), preprocessing)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(replace(config, pretrained=False, weights=None, freeze=0))
+        estimate_batch_norm(network, batches())
+    initialise_pooling(network, batches(), seed)
     return network.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Preprocessing, read_image
 from vgssl_core.inference.bundle import load_bundle
+from vgssl_core.models.backbones import input_multiple
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import TorchEmbedder
 from vgssl_core.models.input_size import input_size
@@ -53,9 +55,12 @@ def _shape(bundle: Path | None, paths: tuple[Path, ...]) -> tuple[NetworkConfig,
         loaded = load_bundle(bundle)
         try:
             return NetworkConfig.from_architecture(loaded.architecture), loaded.preprocessing
-        except TypeError as problem:
-            raise ConfigError(f"The bundle {bundle} does not tell an architecture that torch can build.") from problem
+        except (TypeError, ConfigError) as problem:
+            raise ConfigError(
+                f"The bundle {bundle} does not tell an architecture that torch can build: {problem}"
+            ) from problem
     small: dict[str, Any] = read_yaml(config_file("train/small/mocov2.yaml"), ConfigError, "a training configuration")
-    names = ("backbone", "stage", "pooling", "descriptor_dim")
-    config = NetworkConfig.from_architecture({name: small[name] for name in names if name in small})
-    return config, Preprocessing(*input_size(paths, int(small["pixels"])))
+    names = {item.name for item in fields(NetworkConfig)}
+    config = NetworkConfig.from_architecture({name: value for name, value in small.items() if name in names})
+    width, height = input_size(paths, int(small["pixels"]), input_multiple(config.backbone))
+    return replace(config, width=width, height=height), Preprocessing(width, height)
