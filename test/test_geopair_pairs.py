@@ -1,77 +1,25 @@
-"""Pairs: positives near, negatives far, nearest really nearest; what cannot be used is said."""
+"""Pairs: positives near, the first paper's identical pairs, positions of a batch; what cannot be used is said."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import normalize
+from tiny_pairs import Network, place_set, scattered
 
-from vgssl_core.errors import DataError
+from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.mining import Miner
-from vgssl_core.geopair.pairs import GeoPairs, PairConfig
+from vgssl_core.geopair.pairs import GeoPairs, PairConfig, PairList
 from vgssl_core.geopair.streams import Stream, generator
-from vgssl_core.places import Places, PlaceSet
 
 RANDOM = PairConfig(positive="random")
 
 
-def places(positions: np.ndarray) -> Places:
-    count = len(positions)
-    unknown = np.full(count, np.nan)
-    paths = tuple(Path(f"{i}.jpg") for i in range(count))
-    return Places(paths, positions, unknown, unknown, unknown, unknown, np.full(count, -1, np.int64))
-
-
-def place_set(database: np.ndarray, queries: np.ndarray) -> PlaceSet:
-    return PlaceSet("set", Path("."), places(database), places(queries))
-
-
-def scattered(seed: int, count: int = 40, side_m: float = 120.0) -> PlaceSet:
-    rng = np.random.default_rng(seed)
-    database = rng.uniform(0, side_m, (count, 2))
-    return place_set(database, database[: count // 2] + rng.uniform(-12, 12, (count // 2, 2)))
-
-
-def refuse(indices: np.ndarray) -> torch.Tensor:
+def refuse(indices: np.ndarray) -> None:
     raise AssertionError("an image was embedded")
-
-
-def rows(count: int, seed: int) -> torch.Tensor:
-    return normalize(torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
-@given(st.integers(0, 10**6), st.sampled_from(["nearest", "random"]), st.integers(0, 4))
-def test_positives_lie_within_and_negatives_beyond_their_radius(seed: int, positive: str, count: int) -> None:
-    chosen = scattered(seed)
-    pairs = GeoPairs(chosen, PairConfig(positive=positive))
-    queries = pairs.epoch_order(seed, 0, None)
-    q, d = rows(len(chosen.queries), 1), rows(len(chosen.database), 2)
-    made = Miner(pairs, 1, count, lambda i: q[i], lambda i: d[i]).make_pairs(queries, np.random.default_rng(seed))
-    near = chosen.queries.planar_m[made.queries] - chosen.database.planar_m[made.positives[:, 0]]
-    assert (np.linalg.norm(near, axis=1) <= 10.0).all()
-    far = chosen.queries.planar_m[made.queries][:, None] - chosen.database.planar_m[made.negatives]
-    assert made.negatives.shape == (len(queries), count)
-    assert (np.linalg.norm(far, axis=2) > 25.0).all()
-
-
-@given(st.integers(0, 10**6))
-def test_mined_images_are_the_nearest_and_the_hardest(seed: int) -> None:
-    chosen = scattered(seed)
-    pairs = GeoPairs(chosen, PairConfig(positive="nearest"))
-    q, d = rows(len(chosen.queries), seed), rows(len(chosen.database), seed + 1)
-    made = Miner(pairs, 1, 3, lambda i: q[i], lambda i: d[i]).make_pairs(pairs.usable, np.random.default_rng(0))
-    distance = np.linalg.norm(chosen.queries.planar_m[:, None] - chosen.database.planar_m, axis=2)
-    for query, positive, negatives in zip(made.queries, made.positives, made.negatives, strict=True):
-        similarity = (d @ q[query]).numpy()
-        assert similarity[positive] == similarity[distance[query] <= 10].max()
-        hardest = np.sort(similarity[distance[query] > 25])[::-1][:3]
-        assert np.allclose(similarity[negatives], hardest)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 5))
@@ -101,6 +49,63 @@ def test_random_positives_reach_every_positive() -> None:
     assert {int(miner.make_pairs(pairs.usable, rng).positives[0, 0]) for _ in range(50)} == {0, 1}
 
 
+@given(st.integers(0, 10**6), st.integers(1, 6), st.sampled_from(["nearest", "random"]))
+def test_of_several_positives_none_comes_twice_before_all_were_there(seed: int, count: int, positive: str) -> None:
+    pairs = GeoPairs(scattered(seed, side_m=60.0), PairConfig(positive=positive))
+    made = Network(pairs).miner(pairs, positives=count).make_pairs(pairs.usable, np.random.default_rng(seed))
+    for query, chosen in zip(made.queries, made.positives, strict=True):
+        own = pairs.positives(query)
+        assert set(chosen) <= set(own) and len(set(chosen)) == min(count, len(own))
+        assert np.bincount(chosen).max() <= -(-count // len(own))
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.25, 0.5, 1.0, 3.0]), st.integers(0, 2))
+def test_a_negative_ratio_brings_so_many_identical_pairs_of_nobodys_positives(
+    seed: int, ratio: float, negatives: int
+) -> None:
+    pairs = GeoPairs(scattered(seed), PairConfig(negative_ratio=ratio, mining="random"))
+    made = Network(pairs).miner(pairs, 2, negatives).make_pairs(pairs.usable, np.random.default_rng(seed))
+    identical = made.identical
+    assert identical.sum() == round(ratio * len(pairs)) and len(made) == pairs.rows_of(len(pairs))
+    assert sorted(made.queries[~identical]) == sorted(pairs.usable)
+    assert (made.positives[identical] == made.queries[identical, None]).all()
+    everybodys = np.unique(np.concatenate([pairs.positives(query) for query in pairs.usable]))
+    assert not np.isin(made.queries[identical], everybodys).any()
+    lonely = len(pairs.database) - len(everybodys)
+    assert len(np.unique(made.queries[identical])) == min(lonely, identical.sum())
+    far = pairs.database.planar_m[made.negatives[identical]] - pairs.database.planar_m[made.queries[identical]][:, None]
+    assert (np.linalg.norm(far, axis=2) > 25).all()
+
+
+def test_identical_pairs_are_shuffled_in() -> None:
+    pairs = GeoPairs(scattered(0, count=200, side_m=600.0), PairConfig(positive="random", negative_ratio=1.0))
+    made = Miner(pairs, 1, 0, refuse, refuse).make_pairs(pairs.usable, np.random.default_rng(0))
+    halves = made.identical[: len(pairs)].mean(), made.identical[len(pairs) :].mean()
+    assert all(0.3 < share < 0.7 for share in halves)
+
+
+def test_a_negative_ratio_without_a_lonely_image_is_an_error_with_its_remedy() -> None:
+    pairs = GeoPairs(place_set(np.zeros((3, 2)), np.zeros((2, 2))), PairConfig(positive="random", negative_ratio=0.5))
+    with pytest.raises(DataError, match=r"negative_ratio is 0\.5, .* 3 database images .* set it to 0"):
+        Miner(pairs, 1, 0, refuse, refuse).make_pairs(pairs.usable, np.random.default_rng(0))
+
+
+def test_positions_of_a_batch_are_exact_even_for_a_device_with_single_precision() -> None:
+    database, queries = np.array([[0.0, 0.0], [0.01, 0.0], [90.0, 7.0]]), np.array([[0.0, 3.0], [90.0, 5.0]])
+    origin = np.array([455_393.47, 5_425_585.62])
+    pairs = GeoPairs(place_set(origin + database, origin + queries), RANDOM)
+    made = PairList(
+        np.array([1, 0, 2]),
+        np.array([[2], [0], [2]]),
+        np.array([[0, 1], [2, 2], [0, 1]]),
+        np.array([False, False, True]),
+    )
+    queries, negatives = pairs.batch_positions_m(made, np.array([0, 2]))
+    assert queries.dtype == np.float64 and queries.shape == (2, 2) and negatives.shape == (2, 2, 2)
+    single = np.concatenate([queries, negatives[0]]).astype(np.float32)
+    assert np.allclose(single - single[2], [[90.0, 5.0], [90.0, 7.0], [0.0, 0.0], [0.01, 0.0]], atol=1e-5)
+
+
 def test_queries_without_a_positive_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     pairs = GeoPairs(place_set(np.zeros((1, 2)), np.array([[0.0, 5.0], [500.0, 0.0]])), PairConfig())
@@ -113,9 +118,23 @@ def test_no_positive_at_all_is_an_error_with_its_remedy() -> None:
         GeoPairs(place_set(np.zeros((1, 2)), np.array([[500.0, 0.0]])), PairConfig())
 
 
-def test_too_few_negatives_are_an_error_that_names_the_query() -> None:
-    pairs = GeoPairs(place_set(np.array([[0.0, 0.0], [90.0, 0.0]]), np.zeros((1, 2))), PairConfig())
-    with pytest.raises(DataError, match=r"0\.jpg: only 1 of 2 database images"):
-        Miner(pairs, 1, 2, lambda i: rows(len(i), 0), lambda i: rows(2, 1)).make_pairs(
-            pairs.usable, np.random.default_rng(0)
-        )
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("positive", "best"),
+        ("mining", "hard"),
+        ("mining_precision", "int8"),
+        ("positive_radius_m", 30),
+        ("mining_database", 0),
+        ("refresh_queries", -1),
+        ("refresh_epochs", 0),
+        ("reuse_steps", -1),
+        ("mining_memory_mib", 0),
+        ("negative_ratio", -0.5),
+        ("negative_ratio", float("nan")),
+        ("heading_limit_deg", 0.0),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"pairs\.{setting} is {value}"):
+        GeoPairs(scattered(0), PairConfig(**{setting: value}))

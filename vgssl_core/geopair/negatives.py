@@ -81,15 +81,12 @@ class HardestNegatives:
         pairs = self._pairs
         self._seen += len(images)
         candidates = torch.from_numpy(images).to(descriptors.device)
+        places_m, database_m = pairs.queries.planar_m[self._queries], pairs.database.planar_m[images]
+        too_near = within_radius(places_m, database_m, pairs.config.negative_radius_m)
         for start in range(0, len(self._queries), self._block):
             part = slice(start, start + self._block)
             similarity = self._descriptors[part] @ descriptors.T
-            too_near = within_radius(
-                pairs.queries.planar_m[self._queries[part]],
-                pairs.database.planar_m[images],
-                pairs.config.negative_radius_m,
-            ).nonzero()
-            similarity[tuple(torch.from_numpy(axis).long() for axis in too_near)] = -torch.inf
+            similarity[tuple(torch.from_numpy(axis).long() for axis in too_near[part].nonzero())] = -torch.inf
             best = similarity.topk(min(self._count, len(images)), dim=1)
             values = torch.cat([self._similarity[part], best.values.float()], dim=1)
             known = torch.cat([self._images[part], candidates[best.indices]], dim=1)
