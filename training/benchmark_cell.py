@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import platform
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,11 @@ from vgssl_core.places import read_place_set
 
 if TYPE_CHECKING:
     from vgssl_core.geopair import TrainConfig
-    from vgssl_core.geopair.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class CellConfig:
-    """Train and evaluate one cell whose plan was written; ends when its standard input does.
+    """Train and evaluate one cell whose plan was written; the process ends when its standard input does.
 
     Attributes:
         out: Folder of the benchmark.
@@ -45,7 +44,6 @@ class CellConfig:
 
 def run_cell(config: CellConfig) -> None:
     """Do what the plan says and write the result."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     plan = read_plan(config.cell)
     if plan is None:
         raise ConfigError(f"{config.cell} holds no plan: cells are started by training.benchmark.")
@@ -88,24 +86,29 @@ def _trained(plan: CellPlan, config: CellConfig) -> tuple[Embedder, dict[str, An
     from vgssl_core.geopair import build_trainer, load_run
     from vgssl_core.models import best_device
     from vgssl_core.models.embedder import TorchEmbedder
+    from vgssl_core.ssl.collapse import Health
 
     torch.set_num_threads(config.threads)
     run = config.cell / RUN
     settings = _settings(plan, config)
     trainer = build_trainer(settings)
     print(trainer.description())
-    began_cpu_s, began_s = time.process_time(), time.monotonic()
     trainer.fit()
-    cpu_s, wall_s = time.process_time() - began_cpu_s, time.monotonic() - began_s
+    progress, last = trainer.progress, _last_figures(run)
     network, preprocessing, manifest = load_run(run)
+    batch_size = min(settings.batch_size, manifest["data"]["pairs"])
+    queries = trainer.method.queries_per_step(batch_size)
+    measured = (last.get("spread", 1.0), last.get("effective_rank", math.inf))  # nothing after no step
+    health = Health(*measured, min(queries - 1, network.dimension))
     figures = {
         "checkpoint": _checkpoint(plan, manifest),
-        "steps": trainer.progress.step,
-        "queries_seen": trainer.progress.step * _queries_per_step(trainer, manifest),
-        "cpu_minutes": round(cpu_s / 60, 3),
-        "wall_minutes": round(wall_s / 60, 3),
+        "steps": progress.step,
+        "queries_seen": progress.step * queries * settings.accumulate,
+        "cpu_minutes": round(progress.cpu_s / 60, 3),
+        "wall_minutes": round(progress.elapsed_s / 60, 3),
         "resumed": settings.resume,
-        "last": _last_figures(run),
+        "last": last,
+        "collapse": health.problem() or "",
         "versions": manifest["versions"],
     }
     return TorchEmbedder(network.to(best_device(settings.device)), preprocessing), figures
@@ -122,12 +125,6 @@ def _settings(plan: CellPlan, config: CellConfig) -> TrainConfig:
     return command_line.parse(
         with_options(options), [f"--config={json.dumps({**plan.settings, **own})}"], "vgssl train"
     )
-
-
-def _queries_per_step(trainer: Trainer, manifest: dict[str, Any]) -> int:
-    settings = manifest["config"]
-    batch_size = min(settings["batch_size"], manifest["data"]["pairs"])
-    return trainer.method.queries_per_step(batch_size) * settings.get("accumulate", 1)
 
 
 def _checkpoint(plan: CellPlan, manifest: dict[str, Any]) -> str:
@@ -165,6 +162,7 @@ def _cpu_name() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the cell's process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return command_line.run(run_cell, CellConfig, arguments, "vgssl benchmark cell")
 
 

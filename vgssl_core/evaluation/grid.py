@@ -15,9 +15,6 @@ from vgssl_core.storage import read_yaml, write_yaml
 NS = (1, 5, 10, 20)
 #: Rows without a training.
 BASELINES = ("hog", "untrained")
-#: Spread of descriptors (1: over the whole sphere, 0: all equal) below which a training counts as collapsed.
-COLLAPSED_SPREAD = 0.02
-
 CELLS, PLAN, RESULT, LOG, RUN = "cells", "plan.yaml", "result.yaml", "log.txt", "run"
 Content = TypeVar("Content")
 
@@ -84,9 +81,10 @@ class CellResult:
         checkpoint: How the evaluated weights were chosen, in words; empty for a baseline.
         steps: Steps of the optimiser.
         queries_seen: Training queries that went through the network, with repetition.
-        cpu_minutes: CPU time of the training, all threads together.
-        wall_minutes: Time that the training took.
-        last: Figures of the last epoch: loss terms, spread of descriptors, speed.
+        cpu_minutes: CPU time of the training, all threads and resumes together.
+        wall_minutes: Time that it took.
+        last: Figures of the last epoch: loss terms, spread and effective rank of the descriptors, speed.
+        collapse: What was wrong with the descriptors of the last epoch; empty where nothing was.
         resumed: Whether the training was taken up again after a kill.
         versions: Of the software, and the commit.
         machine: CPU, cores, threads and device.
@@ -105,14 +103,10 @@ class CellResult:
     cpu_minutes: float = 0.0
     wall_minutes: float = 0.0
     last: Mapping[str, float] = field(default_factory=dict)
+    collapse: str = ""
     resumed: bool = False
     versions: Mapping[str, str | None] = field(default_factory=dict)
     machine: Mapping[str, str | int] = field(default_factory=dict)
-
-    @property
-    def is_collapsed(self) -> bool:
-        """Whether the training ended with descriptors that are all nearly equal."""
-        return self.last.get("spread", 1.0) < COLLAPSED_SPREAD
 
     def line(self) -> str:
         """The outcome in one line."""
@@ -120,7 +114,7 @@ class CellResult:
             return f"failed: {self.failure}"
         recall = " ".join(f"R@{n} {value:.1f}" for n, value in self.recall.items())
         training = f", {self.steps} steps, {self.cpu_minutes:.1f} CPU min" if self.steps else ""
-        return recall + training + (", collapsed" if self.is_collapsed else "")
+        return recall + training + (", collapsed" if self.collapse else "")
 
 
 def write_plan(out: Path, plan: CellPlan) -> None:

@@ -100,7 +100,7 @@ def _table(place_set: str, rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row, best: Mapping[int, float]) -> list[str]:
-    marks = "†" * any(result.is_collapsed for result in row.measured) + "‡" * any(r.failure for r in row.results)
+    marks = "†" * any(result.collapse for result in row.measured) + "‡" * any(r.failure for r in row.results)
     recalls = [
         f"**{row.recall(n).text()}**" if row.measured and row.recall(n).mean == best[n] else row.recall(n).text()
         for n in NS
@@ -126,10 +126,9 @@ def _notes(results: Sequence[CellResult]) -> list[str]:
     notes += [f"Budget of a training ({names}): {text}." for text, names in _named(trained, _budget)]
     notes += [f"Machine ({names}): {text}." for text, names in _named(measured, _machine)]
     notes += [f"Code ({names}): {text}." for text, names in _named(measured, _code)]
-    collapsed = [result for result in measured if result.is_collapsed]
-    if collapsed:
-        names = ", ".join(f"{result.plan.row} seed {result.plan.seed}" for result in collapsed)
-        notes.append(f"† The descriptors had collapsed at the end: {names}.")
+    notes += [
+        f"† {r.plan.row} seed {r.plan.seed} had collapsed at the end: {r.collapse}." for r in trained if r.collapse
+    ]
     notes += [f"‡ {r.plan.row} seed {r.plan.seed} failed and is left out: {r.failure}" for r in results if r.failure]
     return notes
 
@@ -176,7 +175,7 @@ def _csv_row(result: CellResult) -> dict[str, Any]:
         **{f"R@{n}": result.recall.get(n) for n in NS},
         **{"queries": result.queries, "queries_total": result.queries_total, "database": result.database},
         **{"steps": result.steps, "queries_seen": result.queries_seen, "resumed": result.resumed},
-        **{"cpu_minutes": result.cpu_minutes, "wall_minutes": result.wall_minutes, "collapsed": result.is_collapsed},
+        **{"cpu_minutes": result.cpu_minutes, "wall_minutes": result.wall_minutes, "collapse": result.collapse},
         **{"failure": result.failure, "protocol": result.protocol, "checkpoint": result.checkpoint},
         **{f"last {key}": value for key, value in result.last.items()},
         **dict(result.versions),
