@@ -14,7 +14,6 @@ from vgssl_core.geopair.config import with_options
 from vgssl_core.models import ProjectorConfig
 from vgssl_core.ssl.method import PairBatch, SslMethod, method_module, method_names, two_views
 
-
 every_variant = pytest.mark.parametrize(("name", "options"), variants(), ids=variant_name)
 every_method = pytest.mark.parametrize("name", method_names())
 
