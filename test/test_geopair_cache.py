@@ -45,9 +45,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded, in order."""
     seen: list[Path] = []
 
-    def noted(path: Path) -> np.ndarray:
+    def noted(path: Path, least_size: tuple[int, int] | None) -> np.ndarray:
         seen.append(path)
-        return read_image(path)
+        return read_image(path, least_size)
 
     monkeypatch.setattr(images, "read_image", noted)
     return seen
@@ -183,7 +183,7 @@ from vgssl_core.imaging import Preprocessing, read_image
 
 seen = []
 
-def noted(path):
+def noted(path, least_size):
     seen.append(path)
     if len(seen) > 5:
         print("reached", flush=True)

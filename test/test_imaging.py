@@ -31,6 +31,33 @@ def convert(pixels: NDArray[np.generic], encoding: str, width: int, height: int,
     return raw_to_rgb(padded.tobytes(), width, height, encoding, padded.shape[1], big, "test")
 
 
+@given(st.integers(120, 300), st.integers(120, 300), st.integers(8, 200), st.integers(8, 200))
+def test_reduced_decoding_is_large_enough_and_looks_the_same(width: int, height: int, w: int, h: int) -> None:
+    data, target = jpeg(picture(1, width, height)), Preprocessing(w, h)
+    whole, reduced = decode_image(data, "test"), decode_image(data, "test", (w, h))
+    assert reduced.shape == whole.shape or (reduced.shape[1] >= w and reduced.shape[0] >= h)
+    assert (reduced.shape != whole.shape) == (width // 2 >= w and height // 2 >= h)
+    difference = target.resize(whole).astype(int) - target.resize(reduced)
+    assert np.abs(difference).mean() < 2
+
+
+def test_reduced_decoding_of_a_photograph_on_its_side_is_large_enough() -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    plain = jpeg(picture(1, 128, 96))
+    turned = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
+    assert decode_image(turned, "test").shape == (128, 96, 3)
+    assert decode_image(turned, "test", (64, 48)).shape == (128, 96, 3)
+    assert decode_image(turned, "test", (48, 64)).shape[0] >= 64
+    assert decode_image(plain, "test", (64, 48)).shape == (48, 64, 3)
+
+
+def test_reduced_decoding_leaves_other_formats_and_damage_as_they_are() -> None:
+    data = cv2.imencode(".png", picture(1))[1].tobytes()
+    np.testing.assert_array_equal(decode_image(data, "test", (4, 4)), decode_image(data, "test"))
+    with pytest.raises(DataError, match="does not decode"):
+        decode_image(jpeg(picture(1))[:-30], "test", (4, 4))
+
+
 @pytest.mark.parametrize("padding", [0, 1, 7])
 def test_packed_colours_come_out_exactly_with_and_without_row_padding(padding: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Augmentation of a pair, on uint8 images, with OpenCV."""
+"""Augmentation of a pair, on uint8 images, with OpenCV: first its geometry in one step, then its appearance."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vgssl_core.errors import ConfigError
+from vgssl_core.geopair.appearance import EFFECTS, OFF, Effect, jittered, with_effects
 from vgssl_core.imaging import Image, Preprocessing
+
+#: Corners of an image as shares of width and height, clockwise from the upper left.
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+#: An image that is so much larger than the input is shrunk before it is warped.
+_SHRINKS = 1.5
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,15 @@ class AugmentConfig:
         swap: Probability that the two images of a pair change places as views. At 0.5 both encoders, and their batch
             norm, see queries and database alike, which matters where the two were taken in another season.
         jitter: Largest relative change of brightness, contrast and colour, drawn for each image; 0 is off.
+        perspective: Corners of a cropped image moved inwards, each by up to ``strength`` of a quarter of the sides.
+        snow: Ground whitened, flakes in the air.
+        fog: Veiled by light grey.
+        rain: Streaks under a thin veil.
+        night: Darkened, noisy, lit around lamps.
+        blur: Out of focus by up to 1 % of the height.
+        motion_blur: The camera moved by up to 2 % of the height.
+        colour: Like ``jitter``, and the hue turned by up to a quarter of ``strength`` of the colour circle.
+        erase: A rectangle of up to ``strength`` of the area in the mean colour.
     """
 
     crop_area: tuple[float, float] = (0.75, 1.0)
@@ -35,6 +51,15 @@ class AugmentConfig:
     flip: float = 0.5
     swap: float = 0.0
     jitter: float = 0.0
+    perspective: Effect = OFF
+    snow: Effect = OFF
+    fog: Effect = OFF
+    rain: Effect = OFF
+    night: Effect = OFF
+    blur: Effect = OFF
+    motion_blur: Effect = OFF
+    colour: Effect = OFF
+    erase: Effect = OFF
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -48,9 +73,13 @@ class AugmentConfig:
             )
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1] < math.inf:
             raise ConfigError(f"augment.crop_ratio is {self.crop_ratio}: give two numbers above 0, the least first.")
-        for name in ("flip", "swap", "jitter"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"augment.{name} is {getattr(self, name)}: give a number from 0 to 1.")
+        shares = {name: getattr(self, name) for name in ("flip", "swap", "jitter")}
+        for name in ("perspective", *EFFECTS):
+            effect: Effect = getattr(self, name)
+            shares |= {f"{name}.strength": effect.strength, f"{name}.probability": effect.probability}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"augment.{name} is {value}: give a number from 0 to 1.")
 
 
 class PairAugmentation:
@@ -59,6 +88,7 @@ class PairAugmentation:
     def __init__(self, config: AugmentConfig, preprocessing: Preprocessing) -> None:
         self.config = config
         self._preprocessing = preprocessing
+        self._effects = {name: getattr(config, name) for name in EFFECTS}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,13 +115,22 @@ class PairAugmentation:
         return self._preprocessing.resize(image)
 
     def _vary(self, image: Image, rng: np.random.Generator, crop: bool, flip: bool) -> Image:
+        image = self._placed(image, rng, crop, flip)
+        if self.config.jitter > 0:
+            image = jittered(image, self.config.jitter, rng)
+        return with_effects(image, self._effects, rng)
+
+    def _placed(self, image: Image, rng: np.random.Generator, crop: bool, flip: bool) -> Image:
+        """The image or its crop at the input size, perhaps in perspective and flipped."""
         if crop:
             top, left, height, width = random_crop(image.shape[0], image.shape[1], self.config, rng)
             image = image[top : top + height, left : left + width]
+            tilt = self.config.perspective
+            if tilt.strength > 0 and rng.random() < tilt.probability:
+                return warped(image, tilted_corners(tilt.strength, rng), self._preprocessing, flip)
+        # A crop is a view, so that nothing is left to fuse: this takes a quarter of a warp's time.
         image = self._preprocessing.resize(image)
-        if flip:
-            image = np.ascontiguousarray(image[:, ::-1])
-        return jittered(image, self.config.jitter, rng) if self.config.jitter > 0 else image
+        return cv2.flip(image, 1) if flip else image
 
 
 def random_crop(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -119,10 +158,34 @@ def random_crop(height: int, width: int, config: AugmentConfig, rng: np.random.G
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def jittered(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Brightness, contrast and colour saturation each changed by up to ``strength`` of their value."""
-    brightness, contrast, saturation = 1 + rng.uniform(-strength, strength, 3)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    mixed = cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
-    offset = float(grey.mean()) * brightness * (1 - contrast)
-    return cv2.convertScaleAbs(np.maximum(mixed * (brightness * contrast) + offset, 0))
+def tilted_corners(strength: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Corners of an image that is looked at from aside.
+
+    Args:
+        strength: From 0 to 1; below 1 the four corners always stay convex.
+        rng: Source of the draw.
+
+    Returns:
+        (4, 2) shares of width and height, clockwise from the upper left; each is moved inwards by up to ``strength``
+        of a quarter, so that the view holds nothing from outside.
+    """
+    return _CORNERS + rng.uniform(0, strength / 4, (4, 2)) * (1 - 2 * _CORNERS)
+
+
+def warped(image: Image, corners: NDArray[np.float64], preprocessing: Preprocessing, flip: bool) -> Image:
+    """The part of an image between four corners, at the input size: one interpolation for all.
+
+    Args:
+        image: (height, width, 3) uint8.
+        corners: (4, 2) shares of width and height, clockwise from the upper left.
+        preprocessing: Gives the input size.
+        flip: Mirror it.
+    """
+    width, height = preprocessing.width, preprocessing.height
+    if image.shape[1] > _SHRINKS * width or image.shape[0] > _SHRINKS * height:
+        image = preprocessing.resize(image)  # averages, where a warp would alias
+    targets = _CORNERS[[1, 0, 3, 2]] if flip else _CORNERS
+    # Pixels have their centre at whole numbers here, and the image begins half a pixel before.
+    source, target = corners * (image.shape[1], image.shape[0]) - 0.5, targets * (width, height) - 0.5
+    matrix = cv2.getPerspectiveTransform(source.astype(np.float32), target.astype(np.float32))
+    return cv2.warpPerspective(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)

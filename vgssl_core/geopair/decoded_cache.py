@@ -54,15 +54,16 @@ class DecodedCache:
         self._used: set[Path] = set()
 
     @contextlib.contextmanager
-    def opened(self, paths: Sequence[Path], height: int, width: int) -> Iterator[CachedImages | None]:
+    def opened(self, paths: Sequence[Path], height: int, width: int, reduced: bool) -> Iterator[CachedImages | None]:
         """The images of a set at one size, to be filled within the block; None where not even one fits.
 
-        One process at a time is in such a block, so that several trainings, or the processes of one, decode each
-        image once. On a full disk there is a log line, and what does not fit is not kept.
+        Images that were decoded at a fraction of their size are kept apart from those that were decoded whole. One
+        process at a time is in such a block, so that several trainings, or the processes of one, decode each image
+        once. On a full disk there is a log line, and what does not fit is not kept.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._folder / _LOCK):
-            entry = self._folder / _entry_name(paths, height, width)
+            entry = self._folder / _entry_name(paths, f"{_FORMAT} {height} {width} {reduced}")
             self._used.add(entry)
             rows = self._rows_that_fit(entry, len(paths), height * width * 3)
             if rows < len(paths):
@@ -138,8 +139,8 @@ class CachedImages:
         row["source"] = self._sources[index]
 
 
-def _entry_name(paths: Sequence[Path], height: int, width: int) -> str:
-    digest = hashlib.blake2b(f"{_FORMAT} {height} {width}".encode(), digest_size=16)
+def _entry_name(paths: Sequence[Path], made: str) -> str:
+    digest = hashlib.blake2b(made.encode(), digest_size=16)
     for path in paths:
         digest.update(b"\0" + os.fsencode(path.absolute()))
     return f"decoded-{digest.hexdigest()}"

@@ -45,6 +45,14 @@ class ImageStore:
     the cache on disk as far as it has room, else in memory when all fit what is left of it; what is not kept is
     decoded whenever it is asked for.
 
+    Args:
+        paths: The files.
+        preprocessing: Gives the input size.
+        memory: That the stores of one training share.
+        threads: That decode in advance.
+        cache: On disk.
+        reduced: Decode large JPEGs at a fraction of their size (see `decode_image`).
+
     Raises:
         DataError: Images that do not decode: how many, and the first of them.
     """
@@ -56,11 +64,13 @@ class ImageStore:
         memory: ImageMemory,
         threads: int,
         cache: DecodedCache | None = None,
+        reduced: bool = False,
     ) -> None:
         self.paths = tuple(paths)
         self._preprocessing = preprocessing
+        self._least_size = (preprocessing.width, preprocessing.height) if reduced else None
         count, size = len(self.paths), (preprocessing.height, preprocessing.width)
-        with contextlib.nullcontext() if cache is None else cache.opened(self.paths, *size) as cached:
+        with contextlib.nullcontext() if cache is None else cache.opened(self.paths, *size, reduced) as cached:
             if cached is not None:
                 self._kept: CachedImages | NDArray[np.uint8] = cached
                 wanted = [*cached.missing(), *range(len(cached), count)]
@@ -83,7 +93,7 @@ class ImageStore:
 
     def _prepare(self, index: int) -> Image:
         """Decode an image, and keep it if it has a place."""
-        image = self._preprocessing.resize(read_image(self.paths[index]))
+        image = self._preprocessing.resize(read_image(self.paths[index], self._least_size))
         if index < len(self._kept):
             self._kept[index] = image
         return image
