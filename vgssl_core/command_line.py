@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -41,7 +42,7 @@ def parse(
             describe the flags. Nested dataclasses become dotted flags.
         arguments: Command line without the program's name; None takes the process's own.
         program: Name for the help, for example ``vgssl export``.
-        positional: Required fields that are given without a flag, in this order.
+        positional: Fields that are given without a flag, in this order; those with a default may be left out.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 for an unknown flag or key or a value of the wrong type.
@@ -51,8 +52,11 @@ def parse(
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; flags go over it.")
     descriptions = {item.arg_name: item.description for item in documentation.params}
     hints = typing.get_type_hints(config_type)
+    defaults = {item.name: item.default for item in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     for name in positional:
-        parser.add_argument(name, type=hints[name], help=descriptions.get(name))
+        optional = defaults[name] is not dataclasses.MISSING
+        choice = {"nargs": "?", "default": defaults[name]} if optional else {}
+        parser.add_argument(name, type=hints[name], help=descriptions.get(name), **choice)
     parser.add_class_arguments(config_type, skip=set(positional))
     given = [_with_underscores(item) for item in (sys.argv[1:] if arguments is None else arguments)]
     given = _with_values(given, {f"--{name}" for name, hint in hints.items() if hint is bool})

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vgssl_core.errors import BundleError
 from vgssl_core.imaging import Image, Preprocessing
 from vgssl_core.models.embedder import TorchEmbedder
+from vgssl_core.models.foreign import ForeignNet
 from vgssl_core.models.network import DescriptorNet
 
 OPSET = 18
@@ -27,7 +28,7 @@ INPUT, OUTPUT = "image", "descriptor"
 MINIMUM_COSINE = 0.9999
 
 
-def export_onnx(network: DescriptorNet, preprocessing: Preprocessing) -> bytes:
+def export_onnx(network: DescriptorNet | ForeignNet, preprocessing: Preprocessing) -> bytes:
     """The network as one ONNX file: (batch, 3, height, width) float32 to (batch, D), batch dynamic.
 
     Every weight stays in it under its name of torch, so that a bundle can be trained on (`initial`): engines fold batch
@@ -36,20 +37,27 @@ def export_onnx(network: DescriptorNet, preprocessing: Preprocessing) -> bytes:
     Args:
         network: On the CPU.
         preprocessing: Its size is the input's.
+
+    Raises:
+        BundleError: The network does what ONNX cannot express.
     """
     example = torch.zeros(2, 3, preprocessing.height, preprocessing.width)
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            optimize=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                network.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as problem:
+            reason = " ".join(str(problem.__cause__ or problem).split())[:300]
+            raise BundleError(f"The network cannot be written as ONNX ({reason}): try another one.") from problem
         assert program is not None
         _fold_constants(program.model, set(network.state_dict()))
         path = Path(folder) / "model.onnx"
@@ -69,7 +77,7 @@ def _fold_constants(model: onnxscript.ir.Model, weights: set[str]) -> None:
 
 
 def verified_descriptors(
-    onnx: bytes, network: DescriptorNet, preprocessing: Preprocessing, images: Sequence[Image]
+    onnx: bytes, network: DescriptorNet | ForeignNet, preprocessing: Preprocessing, images: Sequence[Image]
 ) -> tuple[NDArray[np.float32], float]:
     """Compare ONNX Runtime with torch, image by image and as one batch.
 
@@ -95,16 +103,18 @@ def verified_descriptors(
         given = np.concatenate([*single, session.run([OUTPUT], {INPUT: pixels})[0]])
     except Exception as problem:  # the binding raises its own types, which share no base but Exception
         raise BundleError(
-            f"The exported network does not run in ONNX Runtime ({problem}): try another --backbone."
+            f"The exported network does not run in ONNX Runtime ({problem}): try another network (--backbone)."
         ) from problem
     if given.shape != (2 * len(images), expected.shape[1]):
-        raise BundleError(f"The exported network gives descriptors of shape {given.shape}: try another --backbone.")
+        raise BundleError(
+            f"The exported network gives descriptors of shape {given.shape}: try another network (--backbone)."
+        )
     lowest = float(np.sum(given * np.tile(expected, (2, 1)), axis=1).min())
     # Written so that NaN fails too.
     if not lowest >= MINIMUM_COSINE:
         raise BundleError(
             f"The exported network differs from torch (cosine {lowest:.6f} < {MINIMUM_COSINE} on {len(images)} real "
-            "images): nothing was written. Try another --backbone, and report this."
+            "images): nothing was written. Try another network (--backbone), and report this."
         )
     return expected, lowest
 

@@ -41,6 +41,7 @@ _DEITS = {
     768: "deit_base_distilled_patch16_384",
 }
 _PATCH, _DEIT_TOKENS = 16, 2
+_IMAGENET_CLASSES = 1000
 #: Rows and columns of patches at the reference's input of 480 x 640.
 _DEFAULT_GRID = (30, 40)
 
@@ -64,7 +65,7 @@ class Reference:
 
 def is_reference(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these names are the reference implementation's and not ours or timm's."""
-    return _encoder(tensors) is not None
+    return _encoder(_named(tensors)) is not None
 
 
 def translate(tensors: Mapping[str, Tensor], path: Path) -> Reference:
@@ -80,6 +81,7 @@ def translate(tensors: Mapping[str, Tensor], path: Path) -> Reference:
     Raises:
         ConfigError: No such checkpoint, or of a backbone or aggregation that has no counterpart here.
     """
+    tensors = _named(tensors)
     encoder = _encoder(tensors)
     if encoder is None:
         raise ConfigError(
@@ -96,6 +98,12 @@ def translate(tensors: Mapping[str, Tensor], path: Path) -> Reference:
     dropped = [key for key in rest if key.startswith((*_TRAINING_ONLY, _RERANKER)) or projector.match(key)]
     unknown = tuple(key for key in rest if key not in set(dropped))
     return Reference(found, config.architecture(), tuple(dropped), unknown)
+
+
+def _named(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A DeiT of the triplet training lies there without a prefix, and is told from timm's by its number of outputs."""
+    bare = "dist_token" in tensors and len(tensors.get("head_dist.weight", ())) not in (0, _IMAGENET_CLASSES)
+    return {f"backbone.{key}": value for key, value in tensors.items()} if bare else tensors
 
 
 def _encoder(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
@@ -136,7 +144,7 @@ def _pooling(aggregation: Mapping[str, Tensor], path: Path) -> tuple[dict[str, T
         if re.fullmatch(r"(0\.){0,2}centroids", key):
             assignment = f"{key.removesuffix('centroids')}conv.weight"
             centroids = aggregation[key]
-            tensors = {"pooling.centroids": centroids, "pooling.assignment.weight": aggregation[assignment]}
+            tensors = {"pooling.centres": centroids, "pooling.assignment.weight": aggregation[assignment]}
             options = {"pooling": "netvlad", "pooling_options": {"clusters": len(centroids)}}
             return tensors, options, [key, assignment]
     raise ConfigError(

@@ -1,0 +1,104 @@
+"""Networks that can be written as a bundle, with what is known of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vgssl_core.errors import ConfigError
+from vgssl_core.imaging import Image, Preprocessing, read_image
+from vgssl_core.models.config import NetworkConfig
+from vgssl_core.models.filling import fill
+from vgssl_core.models.foreign import ForeignConfig, ForeignNet, foreign_network
+from vgssl_core.models.network import DescriptorNet, build_network
+from vgssl_core.models.reference import translate
+from vgssl_core.models.weights import read_tensors
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_IMAGES = 8
+#: Input of the reference implementation's networks, width and height.
+_REFERENCE_SIZE = (640, 480)
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A network and what its bundle tells.
+
+    Attributes:
+        network: In evaluation mode, on the CPU.
+        preprocessing: From image to network input.
+        method: How it was trained.
+        training: Where its weights come from, plain values.
+        images: Real images that the export is checked on.
+        recall: On validation, by N, where it was measured.
+    """
+
+    network: DescriptorNet | ForeignNet
+    preprocessing: Preprocessing
+    method: str
+    training: dict[str, Any]
+    images: Sequence[Image]
+    recall: dict[str, float] = field(default_factory=dict)
+
+
+def foreign(config: ForeignConfig, preprocessing: Preprocessing, folder: Path) -> Exportable:
+    """A network of others, checked on real images; see `foreign_network`.
+
+    Raises:
+        ConfigError, DataError: The network or the images cannot be used.
+    """
+    images = some_images(folder)
+    checkpoint = config.checkpoint.name if config.checkpoint else None
+    training = {"hub": config.name, "model": config.model, "checkpoint": checkpoint}
+    return Exportable(foreign_network(config, preprocessing, images), preprocessing, "foreign", training, images)
+
+
+def reference(path: Path, width: int, height: int, folder: Path) -> Exportable:
+    """The query encoder of a checkpoint of the reference implementation.
+
+    Args:
+        path: Checkpoint.
+        width: Of the network's input, in pixels; 0 takes 640 x 480, or what a transformer was built for.
+        height: See ``width``.
+        folder: Real images.
+
+    Raises:
+        ConfigError, DataError: The checkpoint or the images cannot be used.
+    """
+    images = some_images(folder)
+    found = translate(read_tensors(path, "--reference"), path)
+    if found.unknown:
+        logger.warning("%s holds weights that are not known and not used: %s.", path, ", ".join(found.unknown))
+    config = NetworkConfig.from_architecture(found.architecture)
+    if config.width and width:  # a transformer at another size
+        config = dataclasses.replace(config, width=width, height=height)
+    network = build_network(config)
+    grid = (found.architecture["height"] // 16, found.architecture["width"] // 16) if config.width else None
+    fill(network, found.tensors, f"--reference {path}", grid)
+    size = (width, height) if width else (config.width, config.height) if config.width else _REFERENCE_SIZE
+    training = {"reference": path.name}
+    return Exportable(network.eval(), Preprocessing(*size), "reference", training, images)
+
+
+def some_images(folder: Path) -> list[Image]:
+    """A few images from everywhere below a folder, evenly spaced in the order of their names.
+
+    Raises:
+        ConfigError: There are none.
+        DataError: One does not decode.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--images {folder} is no folder.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    if not paths:
+        raise ConfigError(f"--images {folder} holds no images ({', '.join(_IMAGE_SUFFIXES)}).")
+    chosen = np.unique(np.linspace(0, len(paths) - 1, _IMAGES).astype(int))
+    return [read_image(paths[index]) for index in chosen]
