@@ -46,6 +46,10 @@ def same(first: PairList, second: PairList) -> bool:
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in vars(first))
 
 
+def subset(pairs: PairList, rows: np.ndarray) -> PairList:
+    return PairList(*(getattr(pairs, name)[rows] for name in vars(pairs)))
+
+
 @given(SEEDS, POSITIVES, MODES, st.integers(0, 4), st.booleans())
 def test_positives_lie_within_and_negatives_beyond_their_radius(
     seed: int, positive: str, mining: str, count: int, own: bool
@@ -123,13 +127,12 @@ def test_what_training_steps_computed_is_not_embedded_again_and_gives_the_same_p
     fresh = mined(pairs, network)
     network.embedded()
     miner = network.miner(pairs, 1, 3)
-    first = fresh.queries, fresh.positives[:, 0]
-    for start in range(0, len(fresh), 4):
-        rows = slice(start, start + 4)
-        miner.note(fresh, rows, network.queries[first[0][rows]], network.database[first[1][rows]], step=50)
+    for batch in np.array_split(np.arange(len(fresh)), 5):
+        part = subset(fresh, batch)
+        miner.note(part, network.queries[part.queries], network.database[part.positives[:, 0]], step=50)
     again = miner.make_pairs(pairs.usable, np.random.default_rng(0), step=50 + age)
-    noted = {("database" if own else "queries", int(index)) for index in first[0]}
-    noted |= {("database", int(index)) for index in first[1]}
+    noted = {("database" if own else "queries", int(index)) for index in fresh.queries}
+    noted |= {("database", int(index)) for index in fresh.positives[:, 0]}
     assert same(fresh, again)
     assert bool(noted & set(network.embedded())) == (age > 5)
 
@@ -140,7 +143,7 @@ def test_without_reuse_nothing_is_noted() -> None:
     miner = network.miner(pairs, 1, 3)
     made = miner.make_pairs(pairs.usable, np.random.default_rng(0))
     before = network.embedded()
-    miner.note(made, slice(None), torch.zeros(len(made), 6), torch.zeros(len(made), 6), step=0)
+    miner.note(made, torch.zeros(len(made), 6), torch.zeros(len(made), 6), step=0)
     assert same(made, miner.make_pairs(pairs.usable, np.random.default_rng(0)))
     assert network.embedded() == before
 
@@ -165,7 +168,7 @@ def test_a_resumed_training_mines_the_same_pairs(seed: int, own: bool) -> None:
     network, other = Network(pairs, seed=seed), Network(pairs, seed=seed)
     miner, resumed = network.miner(pairs, 1, 2), other.miner(pairs, 1, 2)
     made = miner.make_pairs(pairs.usable, np.random.default_rng(0), epoch=0, step=0)
-    miner.note(made, slice(0, 3), network.queries[made.queries[:3]] * 0.5, None, step=2)
+    miner.note(subset(made, np.arange(3)), network.queries[made.queries[:3]] * 0.5, None, step=2)
     resumed.load(miner.state())
     network.embedded()
     for epoch in (1, 2):

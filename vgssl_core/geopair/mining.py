@@ -102,30 +102,21 @@ class Miner:
         made = PairList(queries, _best(near, ranks, self._positives), negatives, np.zeros(len(queries), bool))
         return self._with_identical(made, rng)
 
-    def note(
-        self,
-        pairs: PairList,
-        rows: NDArray[np.integer] | slice,
-        descriptors: Tensor,
-        positive_descriptors: Tensor | None,
-        step: int,
-    ) -> None:
+    def note(self, pairs: PairList, descriptors: Tensor, positive_descriptors: Tensor | None, step: int) -> None:
         """Take up what a training step computed, where ``reuse_steps`` asks for it.
 
         Args:
-            pairs: All pairs.
-            rows: Which of them were the batch.
+            pairs: The N pairs of the batch, over all processes.
             descriptors: (N, D) of its queries.
             positive_descriptors: (N, D) of the first positive of each, or None.
             step: Steps of the optimiser that the network had seen.
         """
         if not self._pairs.config.reuse_steps:
             return
-        queries, identical = pairs.queries[rows], pairs.identical[rows]
-        for described, chosen in ((self._queries, ~identical), (self._database, identical)):
-            described.note(queries[chosen], descriptors[torch.from_numpy(chosen)], step)
+        for store, rows in ((self._queries, ~pairs.identical), (self._database, pairs.identical)):
+            store.note(pairs.queries[rows], descriptors[torch.from_numpy(rows)], step)
         if positive_descriptors is not None:
-            self._database.note(pairs.positives[rows, 0], positive_descriptors, step)
+            self._database.note(pairs.positives[:, 0], positive_descriptors, step)
 
     def state(self) -> dict[str, Any]:
         """What a later refresh takes from earlier ones: tensors and plain values, for the checkpoint."""
