@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import socket
 from pathlib import Path
 
@@ -24,11 +22,8 @@ from vgssl_core.models import (
     estimate_batch_norm,
     model_id,
     normalise_images,
-    poolings,
     untrained_network,
 )
-from vgssl_core.models.poolings.gem import Pooling
-from vgssl_core.models.poolings.grid_gem import Pooling as GridPooling
 from vgssl_core.models.untrained import untrained_embedder
 
 TINY = NetworkConfig(backbone="test_resnet", descriptor_dim=8, pretrained=False)
@@ -38,37 +33,6 @@ SIZE = Preprocessing(48, 32)
 def seeded(config: NetworkConfig = TINY, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     return build_network(config)
-
-
-def test_gem_equals_its_formula_and_learns_p() -> None:
-    x = torch.rand(2, 3, 4, 5, dtype=torch.float32)
-    pooling = Pooling(3)
-    expected = (x.double() ** 3).mean((2, 3)) ** (1 / 3)
-    assert torch.allclose(pooling(x).double(), expected, atol=1e-6)
-    pooling(x).sum().backward()
-    assert pooling.p.grad is not None and pooling.p.grad.abs() > 0
-
-
-def test_gem_of_half_precision_does_not_overflow() -> None:
-    assert torch.isfinite(Pooling(1)(torch.full((1, 1, 2, 2), 100.0, dtype=torch.float16))).all()
-
-
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(poolings.__path__)])
-@pytest.mark.parametrize("size", [(1, 1), (2, 4), (3, 7), (12, 9)])
-def test_every_pooling_takes_any_map_and_learns(name: str, size: tuple[int, int]) -> None:
-    pooling = importlib.import_module(f"{poolings.__name__}.{name}").Pooling(5)
-    x = torch.rand(2, 5, *size, requires_grad=True)
-    pooled = pooling(x)
-    assert pooled.shape == (2, pooling.dimension) and torch.isfinite(pooled).all()
-    pooled.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in [x, *pooling.parameters()])
-
-
-def test_grid_gem_is_gem_of_each_cell() -> None:
-    x = torch.rand(2, 3, 4, 8)
-    cells = [Pooling(3)(x[:, :, i : i + 2, j : j + 2]) for i in (0, 2) for j in (0, 2, 4, 6)]
-    expected = torch.stack(cells, dim=2).flatten(1)
-    assert torch.allclose(GridPooling(3)(x), expected, atol=1e-6)
 
 
 def test_network_is_backbone_norm_gem_linear_norm() -> None:
@@ -91,7 +55,7 @@ def test_any_timm_backbone_gives_unit_descriptors(backbone: str, stage: int) -> 
     ("wrong", "message"),
     [
         ({"backbone": "resnet1"}, r"resnet1 is no timm model\. Similar: .*resnet"),
-        ({"pooling": "mean"}, r"--pooling mean is unknown: choose one of gem"),
+        ({"pooling": "mean"}, r"--pooling mean is unknown: choose one of cls, gem"),
         ({"stage": 9}, r"has no feature stage 9"),
         ({"descriptor_dim": 0}, r"descriptor_dim is 0"),
     ],

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vgssl_core.errors import ConfigError
 from vgssl_core.models.backbones import VitBackbone, build_backbone
-from vgssl_core.models.backbones.cnn import leading_stages
+from vgssl_core.models.backbones.cnn import channels_last, leading_stages
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.heads import build_head
 from vgssl_core.models.pooling import build_pooling, takes_tokens
@@ -44,8 +44,7 @@ class DescriptorNet(nn.Module):
         channels = backbone.channels if vit else backbone.feature_info.channels()[-1]
         self.config = config
         self.backbone = backbone
-        # Swin and its like put channels last.
-        self._channels_last = not vit and str(backbone.output_fmt) == "NHWC"
+        self._channels_last = not vit and channels_last(backbone)
         tokens = backbone.class_tokens if vit else 0
         self.pooling = build_pooling(config.pooling, config.pooling_options, channels, tokens)
         pooled_tokens = getattr(self.pooling, "pooled_tokens", 0)
@@ -103,12 +102,12 @@ class DescriptorNet(nn.Module):
 
     def _freeze(self, count: int) -> None:
         if isinstance(self.backbone, VitBackbone):
-            modules, loose = self.backbone.leading_blocks(count)
+            modules, parameters = self.backbone.leading_blocks(count)
         else:
-            modules, loose = leading_stages(self.backbone, count, self.config.backbone), []
+            modules, parameters = leading_stages(self.backbone, count, self.config.backbone)
         self._frozen = tuple(modules)
-        for part in [*modules, *loose]:
-            part.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         self.train(self.training)
 
 

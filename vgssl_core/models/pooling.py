@@ -31,8 +31,8 @@ def build_pooling(name: str, options: Mapping[str, int | float], channels: int, 
     if name not in known:
         raise ConfigError(f"--pooling {name} is unknown: choose one of {', '.join(known)}.")
     pooling = importlib.import_module(f"{poolings.__name__}.{name}").Pooling
-    _check(name, options, pooling)
-    return pooling(channels, tokens, **options) if takes_tokens(pooling) else pooling(channels, **options)
+    numbers = _checked(name, options, pooling)
+    return pooling(channels, tokens, **numbers) if takes_tokens(pooling) else pooling(channels, **numbers)
 
 
 def takes_tokens(pooling: nn.Module | type[nn.Module]) -> bool:
@@ -40,7 +40,7 @@ def takes_tokens(pooling: nn.Module | type[nn.Module]) -> bool:
     return getattr(pooling, "takes_tokens", False)
 
 
-def _check(name: str, options: Mapping[str, Any], pooling: type[nn.Module]) -> None:
+def _checked(name: str, options: Mapping[str, Any], pooling: type[nn.Module]) -> dict[str, int | float]:
     parameters = inspect.signature(pooling).parameters.values()
     defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
     for key, value in options.items():
@@ -52,3 +52,4 @@ def _check(name: str, options: Mapping[str, Any], pooling: type[nn.Module]) -> N
         if not number or not 0 < value < math.inf:
             kind = "a whole number" if whole else "a number"
             raise ConfigError(f"--pooling_options {key} is {value}: give {kind} above 0.")
+    return {key: type(defaults[key])(value) for key, value in options.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from timm.layers import Format
 from torch import nn
 
 from vgssl_core.errors import ConfigError
@@ -36,29 +37,39 @@ def build_cnn(config: NetworkConfig) -> nn.Module:
         ) from problem
 
 
-def leading_stages(backbone: nn.Module, count: int, name: str) -> list[nn.Module]:
-    """The modules of the first feature stages and of all that comes before them.
+def leading_stages(backbone: nn.Module, count: int, name: str) -> tuple[list[nn.Module], list[nn.Parameter]]:
+    """The modules and parameters of the first feature stages and of all that comes before them.
 
     Args:
         backbone: Of `build_cnn`.
         count: How many stages.
         name: Of the model, for messages.
 
+    Returns:
+        Modules that lie wholly there, and all parameters there.
+
     Raises:
         ConfigError: The backbone has fewer stages.
     """
     stages = [_flat(stage["module"]) for stage in backbone.feature_info.info]
-    used = stages[: max(backbone.feature_info.out_indices) + 1]
+    used = stages[: backbone.feature_info.out_indices[-1] % len(stages) + 1]
     if count > len(used):
         raise ConfigError(f"--freeze {count}: {name} has {len(used)} feature stages up to the pooled one.")
-    # Modules are defined in the order in which an image meets them.
-    leaves = [(_flat(key), module) for key, module in backbone.named_modules() if not list(module.children())]
-    inside = [i for i, (key, _) in enumerate(leaves) if f"{key}_".startswith(f"{used[count - 1]}_")]
+    # Modules are defined in the order in which an image meets them, each before its own parts.
+    names, modules = zip(*backbone.named_modules(), strict=True)
+    inside = [i for i, key in enumerate(names) if f"{_flat(key)}_".startswith(f"{used[count - 1]}_")]
     if not inside:
         raise ConfigError(f"--freeze {count}: {name} does not tell where its stages end, give --freeze 0.")
-    return [module for _, module in leaves[: inside[-1] + 1]]
+    leading = modules[: inside[-1] + 1]
+    whole = [module for i, module in enumerate(leading) if i + sum(1 for _ in module.modules()) <= len(leading)]
+    return whole, [parameter for module in leading for parameter in module.parameters(recurse=False)]
 
 
 def _flat(key: str) -> str:
     """Without dots: timm writes stages.0 as stages_0 where it flattens a network."""
     return key.replace(".", "_")
+
+
+def channels_last(backbone: nn.Module) -> bool:
+    """Whether the maps come as (B, h, w, C), as those of Swin and its like."""
+    return getattr(backbone, "output_fmt", Format.NCHW) == Format.NHWC

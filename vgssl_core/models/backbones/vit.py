@@ -44,16 +44,17 @@ class VitBackbone(nn.Module):
         return [prefix[:, : self.class_tokens], feature_map]
 
     def leading_blocks(self, count: int) -> tuple[list[nn.Module], list[nn.Parameter]]:
-        """The modules of the first blocks and of what comes before them; and the parameters that no module of it owns.
+        """The modules of the first blocks and of what comes before them; and all parameters there.
 
         Raises:
             ConfigError: There are fewer blocks.
         """
         if count > len(self.model.blocks):
             raise ConfigError(f"--freeze {count}: the transformer has {len(self.model.blocks)} blocks.")
-        after = {"blocks", "norm"}
-        stem = [module for name, module in self.model.named_children() if name not in after]
-        return [*stem, *self.model.blocks[:count]], list(self.model.parameters(recurse=False))
+        stem = [module for name, module in self.model.named_children() if name not in ("blocks", "norm")]
+        modules = [*stem, *self.model.blocks[:count]]
+        inner = [parameter for module in modules for parameter in module.parameters()]
+        return modules, [*self.model.parameters(recurse=False), *inner]
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint of this transformer at another size, with its position embedding resampled to this one's grid.
