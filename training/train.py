@@ -1,13 +1,17 @@
-"""Train a descriptor network: ``python -m training.train --method mocov2 --data DIR --val DIR --out RUN``."""
+"""Train a descriptor network: ``python -m training.train --method mocov2 --data DIR --val DIR --out RUN``.
+
+On N GPUs or processes: ``torchrun --nproc_per_node N -m training.train …``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ from vgssl_core.storage import read_yaml
 
 if TYPE_CHECKING:
     from vgssl_core.geopair import TrainConfig
+    from vgssl_core.geopair.distributed import Processes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,30 +91,68 @@ def _shipped(name: str) -> tuple[list[str], str]:
 
 
 def _train(config: TrainConfig, used: str) -> int:
+    from vgssl_core.geopair.distributed import all_processes
+
+    config.check()
+    with all_processes(config.device) as processes:
+        if processes.first:
+            return _train_in(processes, config, used, print)
+        logging.getLogger("vgssl_core").setLevel(logging.ERROR)
+        return _train_in(processes, config, used, lambda *_: None)
+
+
+def _train_in(processes: Processes, config: TrainConfig, used: str, say: Callable[[str], None]) -> int:
     from vgssl_core.geopair import build_trainer
     from vgssl_core.models import build_network
 
-    config.check()
-    print(f"settings: {used}, and the flags over them")
+    say(f"settings: {used}, and the flags over them")
     if config.data is None:
         build_network(config.network_config())  # before the town is rendered: are the weights there?
-        config = dataclasses.replace(config, data=_town(config.seed))
-    out = config.out or Path("runs") / f"{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    trainer = build_trainer(dataclasses.replace(config, out=out))
-    print(trainer.description())
+    began = time.strftime("%Y%m%d-%H%M%S", time.localtime(processes.agreed(time.time())))
+    with processes.one_first():
+        data = _places(config, say)
+    config = dataclasses.replace(config, data=data, out=config.out or Path("runs") / f"{config.method}-{began}")
+    trainer = build_trainer(config, processes)
+    say(trainer.description())
+    if config.profile:
+        say(trainer.profile())
+        say(f"the trace for https://ui.perfetto.dev: {config.out}/trace.json")
+        return 0
     recall = trainer.fit()
     if recall:
-        print("best on validation: " + " ".join(f"R@{n} {value:.1f}" for n, value in recall.items()))
-    print(f"trained: {out} (export it: python -m training.export {out} --out BUNDLE)")
+        say("best on validation: " + " ".join(f"R@{n} {value:.1f}" for n, value in recall.items()))
+    say(f"trained: {config.out} (export it: python -m training.export {config.out} --out BUNDLE)")
     return 0
 
 
-def _town(seed: int) -> Path:
+def _places(config: TrainConfig, say: Callable[[str], None]) -> Path:
+    """The folder to train on: as given, from a bag, or the built-in town."""
+    if config.data is None:
+        return _town(config.seed, say)
+    if config.data.is_file() or (config.data / "metadata.yaml").is_file():  # a set is a folder of images
+        return _bag(config.data, say)
+    return config.data
+
+
+def _bag(bag: Path, say: Callable[[str], None]) -> Path:
+    """The images of a bag as a place set, written once."""
+    from vgssl_core.bags.to_places import write_bag_places
+
+    folder = Path("runs") / f"places-{bag.stem}"
+    if (folder / "images").is_dir():
+        say(f"The images of {bag} are in {folder}.")
+        return folder
+    say(f"Writing the images of {bag} to {folder}.")
+    write_bag_places(bag, folder)
+    return folder
+
+
+def _town(seed: int, say: Callable[[str], None]) -> Path:
     """The built-in town of that seed, rendered once."""
     from vgssl_core.town.writer import render_town
 
     folder = Path("runs") / f"town-{seed}"
-    print(
+    say(
         f"No --data was given: training on the built-in town {folder}.\n"
         "Your own images: --data DIR --val DIR (folders with images/database and images/queries)."
     )

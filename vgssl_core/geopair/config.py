@@ -20,7 +20,7 @@ _AT_LEAST_ONE = ("batch_size", "accumulate", "epochs", "val_every")
 _POSITIVE = ("lr", "pixels", "recall_radius_m")
 _NOT_NEGATIVE = (
     *("seed", "overfit", "weight_decay", "warmup_steps", "queries_per_epoch", "early_stop"),
-    *("max_steps", "max_minutes", "max_cpu_minutes", "workers", "memory_mib"),
+    *("max_steps", "max_minutes", "max_cpu_minutes", "workers", "memory_mib", "cache_mib"),
 )
 #: Random generators take no larger seed.
 _LARGEST = 2**63
@@ -119,6 +119,8 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
         pixels: About width times height where they are 0.
         workers: Threads that decode and augment; 0 takes one per core.
         memory_mib: Decoded images are kept in memory up to this size in all, those to train on first.
+        cache_dir: Keep decoded images in this folder too, so that a later training reads no JPEG.
+        cache_mib: Size that the folder stays within.
         recall_radius_m: A retrieved image within this distance of the query is right.
         pairs: How pairs are made.
         augment: How their images are varied.
@@ -130,6 +132,8 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
     pixels: int = 8192
     workers: int = 0
     memory_mib: int = 2048
+    cache_dir: Path | None = None
+    cache_mib: int = 20000
     recall_radius_m: float = 25.0
     pairs: PairConfig = field(default_factory=PairConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -177,6 +181,9 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
                 raise ConfigError(f"--{name} is {getattr(self, name)}: choose one of {', '.join(choices)}.")
         if self.init is not None and self.weights is not None:
             raise ConfigError(f"--init {self.init} --weights {self.weights}: give one of them.")
+        if self.pairs.reuse_steps and self.augment.swap:
+            raise ConfigError("pairs.reuse_steps needs --augment.swap 0: queries and positives must not change places.")
+        self.pairs.check()
         self.augment.check()
 
 

@@ -18,8 +18,10 @@ class Progress:
         epoch, chunk, chunk_step: Position in the data: chunks lie between refreshes of the mining.
         step: Steps of the optimiser so far.
         elapsed_s: Training time so far, over all resumes.
+        cpu_s: CPU time so far, over all resumes.
         pairs: The current chunk's pairs; None before they are made.
         best: Recall of the best checkpoint by N, empty before the first validation.
+        stale: Validations since the best one.
         rows: Figures of each epoch so far.
     """
 
@@ -28,8 +30,10 @@ class Progress:
     chunk_step: int = 0
     step: int = 0
     elapsed_s: float = 0.0
+    cpu_s: float = 0.0
     pairs: PairList | None = None
     best: dict[int, float] = field(default_factory=dict)
+    stale: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def to_plain(self) -> dict[str, Any]:

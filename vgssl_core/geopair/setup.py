@@ -5,39 +5,52 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.augment import PairAugmentation
 from vgssl_core.geopair.batches import BatchLoader
 from vgssl_core.geopair.config import TrainConfig, plain
+from vgssl_core.geopair.decoded_cache import DecodedCache
+from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.images import ImageMemory, ImageStore, limit_opencv_threads
+from vgssl_core.geopair.overfit import few_pairs
 from vgssl_core.geopair.pairs import GeoPairs
 from vgssl_core.geopair.run_folder import FORMAT, RunFolder, versions
+from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.geopair.trainer import Trainer
+from vgssl_core.geopair.training_set import TrainingSet
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.models import best_device, build_network, computes_bfloat16
+from vgssl_core.models import DescriptorNet, NetworkConfig, best_device, build_network, normalise_images
+from vgssl_core.models.initial import initialise
+from vgssl_core.models.initialise import CLUSTER_IMAGES, initialise_pooling
 from vgssl_core.models.input_size import input_size
-from vgssl_core.places import PlaceSet, read_place_set, splits
-from vgssl_core.ssl.method import TrainingScale, method_module
+from vgssl_core.places import Places, PlaceSet, read_place_set, splits
+from vgssl_core.ssl.method import SslMethod, TrainingScale, method_module
 
 logger = logging.getLogger(__name__)
 
 #: Settings that may differ between a run and its continuation.
 _FREE = {
-    *("resume", "out", "device", "workers", "memory_mib", "profile"),
+    *("resume", "out", "device", "workers", "memory_mib", "cache_dir", "cache_mib", "profile"),
     *("max_minutes", "max_cpu_minutes", "max_steps", "early_stop"),
 }
+#: Images at a time on the device while clusters are sought.
+_CLUSTER_BATCH = 32
 
 
-def build_trainer(config: TrainConfig) -> Trainer:
+def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Trainer:
     """Check everything and build a trainer; with ``config.resume`` it stands where the run stopped.
 
     Args:
         config: Made by `with_options` of the method's ``Config``; ``data`` and ``out`` are set.
+        processes: That train together; None is this one alone.
 
     Raises:
         ConfigError: A setting that cannot work, pre-trained weights that cannot be had, or a run folder in use.
@@ -46,46 +59,108 @@ def build_trainer(config: TrainConfig) -> Trainer:
     config.check()
     if config.data is None or config.out is None:
         raise ConfigError("Training needs --data DIR and --out RUN.")
+    processes = processes or Processes(best_device(config.device))
     limit_opencv_threads()
     torch.manual_seed(config.seed)
-    module, device = method_module(config.method), best_device(config.device)
     run = _open_run(config)
-    network = build_network(config.network_config()).to(memory_format=torch.channels_last)
-    network.mixed_precision = config.precision == "bf16" or (config.precision == "auto" and computes_bfloat16(device))
     places, validation_places = read_sets(config)
     pairs = GeoPairs(places, config.pairs)
-    batch_size = min(config.batch_size, len(pairs))
-    if batch_size < 2:
-        raise DataError(f"{places.name} offers {len(pairs)} pair: training needs at least 2.")
-    if batch_size < config.batch_size:
-        logger.info("There are only %d pairs: the batch size is %d.", len(pairs), batch_size)
-    options = config.options  # type: ignore[attr-defined]
-    method = module.Method(network, options, TrainingScale(len(pairs), batch_size)).to(device)
     preprocessing = _preprocessing(config, places)
-    threads, memory = config.workers or os.cpu_count() or 1, ImageMemory(config.memory_mib)
-    queries, database = (
-        ImageStore(part.paths, preprocessing, memory, threads) for part in (pairs.queries, pairs.database)
+    network_config = dataclasses.replace(
+        config.network_config(), width=preprocessing.width, height=preprocessing.height
     )
+    network = build_network(network_config).to(processes.device, memory_format=torch.channels_last)
+    images = _Images(config, preprocessing, processes)
+    queries, database = images.stores(pairs.queries, pairs.database)
+    resumes = config.resume and run.has_last
+    if not resumes:
+        _prepare(network, config, database, preprocessing)
+    method, batch_size = _method(config, network, places, len(pairs), processes)
     validation = None
     if validation_places is not None:
-        validation = Validation(validation_places, preprocessing, config.recall_radius_m, memory, threads)
+        stores = images.stores(validation_places.queries, validation_places.database)
+        validation = Validation(validation_places, *stores, preprocessing, config.recall_radius_m)
+    rows = method.queries_per_step(batch_size)
     augmentation = PairAugmentation(config.augment, preprocessing)
-    loader = BatchLoader(queries, database, augmentation, batch_size, threads, method.negative_views)
-    trainer = Trainer(config, method, preprocessing, pairs, queries, database, loader, validation, run, batch_size)
-    if config.resume and run.has_last:
+    share = (processes.rank, processes.count)
+    loader = BatchLoader(queries, database, augmentation, rows, images.threads, method.negative_views, *share)
+    mines = method.negatives_per_query > 0 and config.pairs.mining in ("partial", "full")
+    data = TrainingSet(
+        **{"pairs": pairs, "queries": queries, "database": database, "preprocessing": preprocessing, "loader": loader},
+        rows_per_step=rows * config.accumulate,
+        seed=config.seed,
+        queries_per_epoch=config.queries_per_epoch,
+        by_descriptors=mines or config.pairs.positive == "nearest",
+    )
+    trainer = Trainer(config, method, data, validation, run, processes)
+    processes.wait()  # all have looked at the folder before the first writes to it
+    if resumes:
         trainer.resume()
-    else:
+    elif processes.first:
         if config.resume:
             logger.info("%s ended before its first checkpoint: training from the beginning.", config.out)
         shown = validation_places or places
-        run.begin(_manifest(config, preprocessing, places, validation_places, pairs), shown.database.paths)
+        run.begin(
+            _manifest(config, network_config, preprocessing, places, validation_places, pairs), shown.database.paths
+        )
     return trainer
+
+
+class _Images:
+    """Stores of images that share memory, cache and threads."""
+
+    def __init__(self, config: TrainConfig, preprocessing: Preprocessing, processes: Processes) -> None:
+        self.threads = config.workers or max(1, (os.cpu_count() or 1) // processes.here)
+        self._preprocessing, self._memory = preprocessing, ImageMemory(config.memory_mib // processes.here)
+        self._cache = None if config.cache_dir is None else DecodedCache(config.cache_dir, config.cache_mib)
+
+    def stores(self, queries: Places, database: Places) -> tuple[ImageStore, ImageStore]:
+        """Of both parts of a set; of a set without queries it is one store."""
+        first = self._store(queries.paths)
+        return first, first if database is queries else self._store(database.paths)
+
+    def _store(self, paths: Sequence[Path]) -> ImageStore:
+        return ImageStore(paths, self._preprocessing, self._memory, self.threads, self._cache)
+
+
+def _prepare(network: DescriptorNet, config: TrainConfig, database: ImageStore, preprocessing: Preprocessing) -> None:
+    """Give a network what it starts from besides its random or pre-trained weights."""
+    if config.init is not None:
+        logger.info("Initial weights: %s.", initialise(network, config.init))
+        return
+    wanted = generator(Stream.CLUSTERS, config.seed).permutation(len(database))[:CLUSTER_IMAGES]
+    device = next(network.parameters()).device
+    batches = (
+        normalise_images(torch.from_numpy(np.stack([database[int(i)] for i in part])).to(device), preprocessing)
+        for part in np.array_split(wanted, range(_CLUSTER_BATCH, len(wanted), _CLUSTER_BATCH))
+    )
+    if initialise_pooling(network, batches, config.seed):
+        logger.info("The clusters of --pooling %s were found on %d images.", config.pooling, len(wanted))
+
+
+def _method(
+    config: TrainConfig, network: DescriptorNet, places: PlaceSet, pairs: int, processes: Processes
+) -> tuple[SslMethod, int]:
+    """The method on its device, and the pairs of a batch: fewer than asked for where the set is small."""
+    batch_size = min(config.batch_size, pairs)
+    if batch_size < 2:
+        raise DataError(f"{places.name} offers {pairs} pair: training needs at least 2.")
+    if batch_size < config.batch_size:
+        logger.info("There are only %d pairs: the batch size is %d.", pairs, batch_size)
+    scale = TrainingScale(pairs, batch_size)
+    method = method_module(config.method).Method(network, config.options, scale)  # type: ignore[attr-defined]
+    if not method.queries_per_step(batch_size):
+        raise ConfigError(f"--batch_size {batch_size} leaves no query beside the hard negatives: raise it.")
+    return method.to(processes.device), batch_size
 
 
 def read_sets(config: TrainConfig) -> tuple[PlaceSet, PlaceSet | None]:
     """The training set, and the validation set if there is one."""
     assert config.data is not None
     places = read_place_set(config.data, "train")
+    if config.overfit:
+        few = few_pairs(places, config.pairs, config.overfit)
+        return few, few
     if config.val is not None:
         return places, _with_queries(read_place_set(config.val, "val"))
     if "val" in splits(config.data):
@@ -129,13 +204,18 @@ def _open_run(config: TrainConfig) -> RunFolder:
 
 
 def _manifest(
-    config: TrainConfig, preprocessing: Preprocessing, places: PlaceSet, validation: PlaceSet | None, pairs: GeoPairs
+    config: TrainConfig,
+    network: NetworkConfig,
+    preprocessing: Preprocessing,
+    places: PlaceSet,
+    validation: PlaceSet | None,
+    pairs: GeoPairs,
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "method": config.method,
         "seed": config.seed,
-        "network": config.network_config().to_dict(),
+        "network": network.to_dict(),
         "preprocessing": preprocessing.to_dict(),
         "data": {
             "train": str(config.data),

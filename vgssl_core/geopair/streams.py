@@ -13,6 +13,7 @@ class Stream(enum.IntEnum):
     ORDER = 1
     MINING = 2
     AUGMENTATION = 3
+    CLUSTERS = 4
 
 
 def generator(purpose: Stream, *numbers: int) -> np.random.Generator:

@@ -9,26 +9,36 @@ from torch import Tensor
 
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation.recall import recall_at
-from vgssl_core.geopair.images import ImageMemory, ImageStore
+from vgssl_core.geopair.distributed import Processes
+from vgssl_core.geopair.images import ImageStore
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import DescriptorNet, normalise_images
 from vgssl_core.places import PlaceSet, within_radius
 
 _BATCH = 64
+#: Queries whose similarity to the whole database is in memory at once.
+_ROWS = 1024
 NS = (1, 5, 10)
 
 
 @torch.inference_mode()
 def embed_store(
-    network: DescriptorNet, store: ImageStore, indices: NDArray[np.int64], preprocessing: Preprocessing
+    network: DescriptorNet,
+    store: ImageStore,
+    indices: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    processes: Processes,
 ) -> Tensor:
     """Descriptors of stored images in evaluation mode; the network's mode is put back.
+
+    Each process embeds its share, and all have all rows in the end.
 
     Args:
         network: On its device.
         store: Images at the input size.
         indices: (n,) which of them.
         preprocessing: For the normalisation.
+        processes: That call this together.
 
     Returns:
         (n, D) float32 on the network's device.
@@ -36,11 +46,12 @@ def embed_store(
     device, was_training = next(network.parameters()).device, network.training
     network.eval()
     rows = [torch.zeros((0, network.dimension), device=device)]
-    for start in range(0, len(indices), _BATCH):
-        pixels = np.stack([store[int(index)] for index in indices[start : start + _BATCH]])
+    own = indices[processes.share(len(indices))]
+    for start in range(0, len(own), _BATCH):
+        pixels = np.stack([store[int(index)] for index in own[start : start + _BATCH]])
         rows.append(network(normalise_images(torch.from_numpy(pixels).to(device), preprocessing)).float())
     network.train(was_training)
-    return torch.cat(rows)
+    return processes.joined(torch.cat(rows), len(indices))
 
 
 class Validation:
@@ -51,7 +62,12 @@ class Validation:
     """
 
     def __init__(
-        self, places: PlaceSet, preprocessing: Preprocessing, radius_m: float, memory: ImageMemory, threads: int
+        self,
+        places: PlaceSet,
+        queries: ImageStore,
+        database: ImageStore,
+        preprocessing: Preprocessing,
+        radius_m: float,
     ) -> None:
         self.name = places.name
         positives = within_radius(places.queries.planar_m, places.database.planar_m, radius_m)
@@ -62,13 +78,12 @@ class Validation:
             )
         self._positives = positives
         self._preprocessing = preprocessing
-        self._database = ImageStore(places.database.paths, preprocessing, memory, threads)
-        self._queries = ImageStore(places.queries.paths, preprocessing, memory, threads)
+        self._queries, self._database = queries, database
 
-    def recall(self, network: DescriptorNet) -> dict[int, float]:
-        """Recall@{1, 5, 10} in percent."""
+    def recall(self, network: DescriptorNet, processes: Processes) -> dict[int, float]:
+        """Recall@{1, 5, 10} in percent, the same in all processes."""
         stores = (self._queries, self._database)
-        queries, database = (embed_store(network, s, np.arange(len(s)), self._preprocessing) for s in stores)
+        queries, database = (embed_store(network, s, np.arange(len(s)), self._preprocessing, processes) for s in stores)
         count = min(max(NS), len(database))
-        neighbours = (queries @ database.T).topk(count, dim=1).indices.cpu().numpy()
-        return recall_at(neighbours, self._positives, NS)
+        best = [(block @ database.T).topk(count, dim=1).indices for block in queries.split(_ROWS)]
+        return recall_at(torch.cat(best).cpu().numpy(), self._positives, NS)

@@ -1,0 +1,126 @@
+"""The training program says in one line what is wrong, before the work, and leaves no run behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import make_place_set
+from train_support import MOCO, TINY, TRIPLET, make_data, refused
+
+from training import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("places"))
+
+
+@pytest.mark.parametrize("given", [["--lernrate", "1"], ["--options.margin", "1"], ["--lr", "fast"]])
+def test_unknown_keys_and_wrong_values_are_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--method", "mocov2", "--data", "somewhere", *given])
+    assert stop.value.code == 2 and "error" in capsys.readouterr().err
+
+
+def test_unknown_key_in_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.yaml").write_text("lernrate: 1\n")
+    with pytest.raises(SystemExit):
+        train.main(["--config", str(tmp_path / "own.yaml")])
+    assert "lernrate" in capsys.readouterr().err
+
+
+def test_damaged_images_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_place_set(tmp_path / "set", count=8, queries=6)
+    for path in sorted((root / "images" / "queries").iterdir())[:2]:
+        path.write_bytes(path.read_bytes()[:200])
+    message = refused([*MOCO, "--data", str(root), *TINY], tmp_path / "run", capsys)
+    assert "2 of 6 images cannot be used" in message and str(path) in message
+
+
+def test_damaged_images_outside_the_memory_are_counted_and_named_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_place_set(tmp_path / "set", count=8, queries=6)
+    for path in sorted((root / "images" / "database").iterdir())[:3]:
+        path.write_bytes(b"")
+    message = refused([*MOCO, "--data", str(root), "--memory_mib", "0", *TINY], tmp_path / "run", capsys)
+    assert "3 of 8 images cannot be used" in message and str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [("empty", "holds no image"), ("nan", "UTM east is nan"), ("far", "none of the 3 queries"), ("none", "no queries")],
+)
+def test_sets_that_cannot_be_used_are_refused(
+    tmp_path: Path, spoil: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_place_set(tmp_path / "set", count=4, queries=3, local=True)
+    images = root / "images"
+    for path in list((images / ("database" if spoil == "empty" else "queries")).iterdir()):
+        if spoil in ("empty", "none"):
+            path.unlink()
+        elif spoil == "far":
+            path.rename(path.with_name(path.name.replace("@0000", "@0009", 1)))
+        else:
+            path.rename(path.with_name("@nan@" + path.name.split("@", 2)[2]))
+            break
+    assert message in refused([*MOCO, "--data", str(root), *TINY], tmp_path / "run", capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--options.queue_size", "3"], r"4 keys but the queue holds 3"),
+        (["--width", "0"], "give both"),
+        (["--device", "cuda:77"], "--device cuda:77 is not usable"),
+        (["--schedule", "linear"], "--schedule is linear"),
+        (["--batch_size", "1"], "batch norm needs at least 2"),
+        (["--val", "nowhere"], "nowhere is not a folder"),
+        (["--queries_per_epoch", "1"], "--queries_per_epoch 1 make no step of 4 queries"),
+        (["--seed", "-1"], "--seed is -1: give 0 or more"),
+        (["--warmup_steps", "-1"], "--warmup_steps is -1"),
+        (["--max_minutes", "-1"], "--max_minutes is -1"),
+        (["--max_minutes", ".nan"], "--max_minutes is nan"),
+        (["--queries_per_epoch", "-5"], "--queries_per_epoch is -5"),
+        (["--augment.crop_area", "[0.0, 1.0]"], "augment.crop_area is (0.0, 1.0)"),
+        (["--augment.crop_ratio", "[2.0, 1.0]"], "augment.crop_ratio is (2.0, 1.0)"),
+        (["--augment.crop_ratio", "[0.0, 1.0]"], "augment.crop_ratio is (0.0, 1.0)"),
+        (["--augment.flip", "1.5"], "augment.flip is 1.5"),
+        (["--augment.swap", "-0.5"], "augment.swap is -0.5"),
+        (["--options.temperature", "0"], "options.temperature is 0.0: give a number above 0"),
+        (["--options.momentum", "1"], "options.momentum is 1.0"),
+        (["--options.queue_size", "0"], "options.queue_size is 0: give at least 1"),
+        (["--options.queue_fraction", "1.5"], "options.queue_fraction is 1.5"),
+        (["--options.queue_fraction", "0.25"], "the queue holds 3, because --options.queue_fraction is 0.25"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    data: Path, tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused([*MOCO, "--data", str(data), *TINY, *given], tmp_path / "run", capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--options.margin", "-1"], "options.margin is -1.0: give 0 or more"),
+        (["--options.negatives", "0"], "options.negatives is 0: give at least 1"),
+        (["--queries_per_epoch", "3"], "--queries_per_epoch 3 make no step of 4 queries"),
+    ],
+)
+def test_settings_of_the_triplet_loss_that_cannot_work_are_refused(
+    data: Path, tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused([*TRIPLET, "--data", str(data), *TINY, *given], tmp_path / "run", capsys)
+
+
+def test_a_run_in_use_and_changed_settings_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TRIPLET, "--data", str(data), *TINY, "--out", str(tmp_path / "run"), "--max_minutes", "1e-9"]
+    assert train.main(arguments) == 0
+    assert train.main(arguments) == 1
+    assert "holds a run already: give another --out, or go on with --resume true" in capsys.readouterr().err
+    assert train.main([*arguments, "--resume", "true", "--lr", "0.1"]) == 1
+    assert "was trained with lr 0.001, not 0.1" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""A training that goes wrong keeps what was good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from train_support import TINY, TRIPLET, make_data, refused, state
+
+from training import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("places"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vgssl_core.ssl import triplet
+
+    loss = triplet.triplet_loss
+    calls = iter(range(100))
+    monkeypatch.setattr(triplet, "triplet_loss", lambda *a: loss(*a) * (float("nan") if next(calls) > 3 else 1))
+    run = tmp_path / "run"
+    assert train.main([*TRIPLET, "--data", str(data), *TINY, "--out", str(run)]) == 1
+    assert "The loss is nan after step" in (message := capsys.readouterr().err) and str(run / "last.pt") in message
+    assert all(torch.isfinite(v).all() for v in state(run)["method"].values())
+
+
+def test_an_error_before_the_first_checkpoint_leaves_the_folder_free(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vgssl_core.ssl import triplet
+
+    arguments = [*TRIPLET, "--data", str(data), *TINY, "--epochs", "1"]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("of the user")
+    with monkeypatch.context() as patch:
+        patch.setattr(triplet, "triplet_loss", lambda q, *others: q.sum() * float("nan"))
+        assert "nothing was saved" in refused(arguments, tmp_path / "run", capsys)
+        assert train.main([*arguments, "--out", str(tmp_path / "kept")]) == 1
+    capsys.readouterr()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+    assert "negatives are wanted" in refused([*arguments, "--options.negatives", "14"], tmp_path / "run", capsys)
+    assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 0
