@@ -108,7 +108,11 @@ def test_the_table_says_what_the_cells_say(
     assert row(table, "hog")[5:] == ["–", "–", "–", "1"]
     assert row(table, "broken‡")[1:5] == ["–"] * 4
     assert "broken seed 1 failed and is left out: --lr is -1" in table
-    assert "positives within 25 m" in table and "chosen on street/val, on which it is evaluated" in table
+    assert (
+        "positives within 25 m" in table
+        and "chosen on these same images" in table
+        and "retrieval on street/val:" in table
+    )
     assert "Budget of a training (all rows): 3 steps" in table
     lines = list(csv.DictReader((out / "cells.csv").open()))
     assert [float(line["R@5"]) for line in lines if line["row"] == "tiny"] == recall
@@ -251,6 +255,7 @@ def test_folders_that_hold_a_train_and_a_val_set_are_a_set(tmp_path: Path, cells
     benchmark.benchmark(BenchmarkConfig(tmp_path / "out", [str(tmp_path / "ours")], methods=[], baselines=["hog"]))
     (result,) = read_results(tmp_path / "out")
     assert (result.plan.place_set, result.database) == ("ours", 4)
+    assert "retrieval on ours/val:" in result.protocol
     assert result.plan.train == str(tmp_path / "ours" / "train")
 
 
@@ -258,7 +263,7 @@ def test_folders_that_hold_a_train_and_a_val_set_are_a_set(tmp_path: Path, cells
     ("changes", "message"),
     [
         ({"data": []}, "names no place set"),
-        ({"methods": ["levitation"]}, "train/levitation.yaml"),
+        ({"methods": ["levitation"]}, "--method levitation is unknown"),
         ({"methods": ["mocov2", "mocov2"]}, "Two rows are called mocov2"),
         ({"baselines": ["sift"]}, "--baselines sift is unknown"),
         ({"steps": 5, "minutes": 1.0}, "give one budget"),

@@ -147,31 +147,41 @@ def _report(out: Path) -> str:
 
 def _rows(config: BenchmarkConfig) -> dict[str, dict[str, Any]]:
     """Row → settings of its trainings in all layers; empty for a baseline."""
-    from vgssl_core.ssl.method import method_module, method_names
+    from vgssl_core.ssl.method import method_names
 
-    names = [name for item in config.methods for name in (method_names() if item == "all" else [item])]
+    methods = [name for item in config.methods for name in (method_names() if item == "all" else [item])]
     rows: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in config.baselines]
-    rows += [(name, _layers(config.settings, name, {})) for name in names]
+    rows += [(name, _layers(config.settings, name, {})) for name in methods]
     for path in config.configs:
         own = read_yaml(path, ConfigError, "settings of training")
         if not isinstance(own.get("method"), str):
             raise ConfigError(f"{path} does not name its method: begin it with `method: NAME`.")
         rows.append((path.stem, _layers(config.settings, own["method"], own)))
-    for name, settings in rows:
-        if settings:
-            method_module(settings["method"])  # is there such a method?
-        if [row for row, _ in rows].count(name) > 1:
+    names = [name for name, _ in rows]
+    for name in names:
+        if names.count(name) > 1:
             raise ConfigError(f"Two rows are called {name}: rename a file of --configs, or name each method once.")
     return dict(rows)
 
 
 def _layers(base: str, method: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """The shipped settings of a method, and a file's over them."""
-    names = [f"train/{method}.yaml", *([f"train/small/{method}.yaml"] if base == "small" else [])]
-    settings: dict[str, Any] = {"method": method}
-    for name in names:
-        settings = _over(settings, read_yaml(config_file(name), ConfigError, "settings of training"))
-    return _over(settings, own)
+    from vgssl_core.ssl.method import method_module
+
+    method_module(method)  # before its files are sought: is there such a method?
+    small = _shipped(f"train/small/{method}.yaml") if base == "small" else {}
+    if base == "small" and not (small or own):
+        raise ConfigError(f"Method {method} has no small settings: give them as a file of --configs.")
+    return _over({"method": method}, _over(_shipped(f"train/{method}.yaml"), _over(small, own)))
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    """A shipped file of settings; nothing for a method of the user's own, which has none."""
+    try:
+        path = config_file(name)
+    except ConfigError:
+        return {}
+    return read_yaml(path, ConfigError, "settings of training")
 
 
 def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import platform
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,8 @@ def run_cell(config: CellConfig) -> None:
         raise ConfigError(f"{config.cell} holds no plan: cells are started by training.benchmark.")
     set_threads(config.threads)
     embedder, figures = _baseline(plan) if plan.is_baseline else _trained(plan, config)
-    metrics = retrieve(embedder, read_place_set(plan.data, plan.split), plan.radius_m, NS).metrics
+    places = replace(read_place_set(plan.data, plan.split), name=f"{plan.place_set}/{plan.split}")
+    metrics = retrieve(embedder, places, plan.radius_m, NS).metrics
     result = CellResult(
         plan,
         protocol=metrics.protocol,
@@ -61,6 +62,8 @@ def run_cell(config: CellConfig) -> None:
         **figures,
     )
     write_result(config.out, result)
+    if not plan.is_baseline:
+        _drop_state(config.cell / RUN)
 
 
 def _end_with_parent() -> None:
@@ -129,20 +132,29 @@ def _settings(plan: CellPlan, config: CellConfig) -> TrainConfig:
 
 def _checkpoint(plan: CellPlan, manifest: dict[str, Any]) -> str:
     """How the evaluated weights were chosen."""
-    chosen_on = manifest["data"]["val_name"]
-    if chosen_on is None:
-        return "The last weights were evaluated: the set has no validation split to choose a checkpoint on"
-    if chosen_on == read_place_set(plan.data, plan.split).name:
-        return f"The checkpoint with the best Recall@5 was chosen on {chosen_on}, on which it is evaluated"
-    return f"The checkpoint with the best Recall@5 on {chosen_on} was evaluated"
+    data = manifest["data"]
+    if data["val"] is None:
+        return "The last weights are evaluated: there is no validation split to choose a checkpoint on"
+    evaluated = read_place_set(plan.data, plan.split)
+    if (data["val"], data["val_name"]) == (str(evaluated.root), evaluated.name):
+        return "The checkpoint with the best Recall@5 is evaluated, chosen on these same images"
+    return f"The checkpoint with the best Recall@5 on {data['val_name']} is evaluated"
 
 
 def _last_figures(run: Path) -> dict[str, float]:
     """Of the last epoch: loss terms, spread, speed."""
     with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    left_out = ("epoch", "step", "elapsed_s")
+    left_out = ("epoch", "step", "elapsed_s", "cpu_s")
     return {key: float(value) for key, value in rows[-1].items() if value and key not in left_out and key[:2] != "R@"}
+
+
+def _drop_state(run: Path) -> None:
+    """Of a finished training only the best weights stay: the state to go on from is several times larger."""
+    from vgssl_core.geopair.run_folder import BEST, LAST
+
+    if (run / BEST).is_file():
+        (run / LAST).unlink(missing_ok=True)
 
 
 def _machine(threads: int) -> dict[str, str | int]:
