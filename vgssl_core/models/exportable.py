@@ -14,10 +14,9 @@ import numpy as np
 from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Image, Preprocessing, read_image
 from vgssl_core.models.config import NetworkConfig
-from vgssl_core.models.filling import fill
 from vgssl_core.models.foreign import ForeignConfig, ForeignNet, foreign_network
+from vgssl_core.models.initial import of_reference, start
 from vgssl_core.models.network import DescriptorNet, build_network
-from vgssl_core.models.reference import translate
 from vgssl_core.models.weights import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -74,15 +73,15 @@ def reference(path: Path, width: int, height: int, folder: Path) -> Exportable:
         ConfigError, DataError: The checkpoint or the images cannot be used.
     """
     images = some_images(folder)
-    found = translate(read_tensors(path, "--reference"), path)
-    if found.unknown:
-        logger.warning("%s holds weights that are not known and not used: %s.", path, ", ".join(found.unknown))
-    config = NetworkConfig.from_architecture(found.architecture)
+    initial = of_reference(read_tensors(path, "--reference"), path)
+    assert initial.architecture is not None
+    config = NetworkConfig.from_architecture(initial.architecture)
     if config.width and width:  # a transformer at another size
         config = dataclasses.replace(config, width=width, height=height)
     network = build_network(config)
-    grid = (found.architecture["height"] // 16, found.architecture["width"] // 16) if config.width else None
-    fill(network, found.tensors, f"--reference {path}", grid)
+    unused = start(network, initial, f"--reference {path}").unused
+    if unused:
+        logger.warning("%s holds weights that are not known and not used: %s.", path, ", ".join(unused))
     size = (width, height) if width else (config.width, config.height) if config.width else _REFERENCE_SIZE
     training = {"reference": path.name}
     return Exportable(network.eval(), Preprocessing(*size), "reference", training, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,13 @@ class InitialWeights:
         tensors: By the names of a `DescriptorNet`, or of a timm backbone alone.
         architecture: The network that they belong to, as `NetworkConfig.architecture`; None where a file does not
             tell.
+        unknown: Names in the file that are not even known.
     """
 
     kind: str
     tensors: dict[str, Tensor]
     architecture: Mapping[str, Any] | None = None
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,24 @@ def initialise(network: DescriptorNet, path: str | Path) -> Initialisation:
     """
     path = Path(path)
     initial = read_initial(path)
+    return Initialisation(path, initial.kind, start(network, initial, f"--init {path}"))
+
+
+def start(network: DescriptorNet, initial: InitialWeights, source: str) -> Filled:
+    """`initialise` from weights that were read already.
+
+    Args:
+        network: Changed in place.
+        initial: The weights.
+        source: What they are, for messages.
+
+    Raises:
+        ConfigError: They are of another architecture; nothing was changed then.
+    """
     if initial.architecture is not None:
-        _check_architecture(network.config, initial.architecture, path)
-    filled = fill(network, initial.tensors, f"--init {path}", _grid(network, initial.architecture))
-    return Initialisation(path, initial.kind, filled)
+        _check_architecture(network.config, initial.architecture, source)
+    filled = fill(network, initial.tensors, source, _grid(network, initial.architecture))
+    return dataclasses.replace(filled, unused=(*filled.unused, *initial.unknown))
 
 
 def weights_of(path: str | Path) -> dict[str, Tensor]:
@@ -110,11 +127,16 @@ def read_initial(path: Path) -> InitialWeights:
         raise ConfigError(f"--init {path} is no run folder, no bundle and no file: give one of them.")
     tensors = read_tensors(path, "--init")
     if reference.is_reference(tensors):
-        found = reference.translate(tensors, path)
-        return InitialWeights("the reference checkpoint", found.tensors, found.architecture)
+        return of_reference(tensors, path)
     # A checkpoint that still lies in its run folder belongs to the network that the folder describes.
     beside = path.name in RUN_CHECKPOINTS and (path.parent / RUN_MANIFEST).is_file()
     return InitialWeights("the checkpoint", tensors, _run_architecture(path.parent) if beside else None)
+
+
+def of_reference(tensors: Mapping[str, Tensor], path: Path) -> InitialWeights:
+    """The query encoder of a checkpoint of the reference implementation; see `reference.translate`."""
+    found = reference.translate(tensors, path)
+    return InitialWeights("the reference checkpoint", found.tensors, found.architecture, found.unknown)
 
 
 def _of_run(run: Path) -> InitialWeights:
@@ -145,13 +167,13 @@ def _of_bundle(folder: Path) -> InitialWeights:
     return InitialWeights("the bundle", tensors, bundle.architecture)
 
 
-def _check_architecture(wanted: NetworkConfig, given: Mapping[str, Any], path: Path) -> None:
+def _check_architecture(wanted: NetworkConfig, given: Mapping[str, Any], source: str) -> None:
     """Refuse another network before its tensors are compared, so that the message can name settings."""
     there, here = NetworkConfig.from_architecture(given).architecture(), wanted.architecture()
     differing = [key for key in here if key not in _FREE and there[key] != here[key]]
     if differing:
         theirs, ours = (", ".join(f"{key} {values[key]}" for key in differing) for values in (there, here))
-        raise ConfigError(f"--init {path} has {theirs}; the network to train has {ours}: give the same settings.")
+        raise ConfigError(f"{source} has {theirs}; the network to train has {ours}: give the same settings.")
 
 
 def _grid(network: DescriptorNet, architecture: Mapping[str, Any] | None) -> tuple[int, int] | None:
