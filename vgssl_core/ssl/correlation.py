@@ -1,4 +1,4 @@
-"""How much the features of a batch repeat each other, by whichever matrix is smaller.
+"""Products of a batch with itself: similarities of its rows, and how much its features repeat each other.
 
 The off-diagonal squares of C = AᵀB, D x D, are ‖AᵀB‖² − Σ C_ii², and ‖AᵀB‖² = tr(AᵀB BᵀA) = Σ (AAᵀ ∘ BBᵀ), a sum over
 two N x N matrices. Both forms are exact; the smaller matrices are much cheaper where a batch has fewer rows than an
@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 #: Which products to take: of rows (N x N), of features (D x D), or the ones that cost less.
 Form = Literal["rows", "features", "cheaper"]
@@ -31,6 +33,11 @@ def variance(x: Tensor) -> Tensor:
     return x.square().sum(dim=0) / (len(x) - 1)
 
 
+def gram(x: Tensor) -> Tensor:
+    """(N, N) products of the rows of (N, D), XXᵀ, whose gradient takes one product instead of two."""
+    return _Gram.apply(x)
+
+
 def off_diagonal_squares(a: Tensor, b: Tensor, form: Form = "cheaper") -> Tensor:
     """Σ_{i≠j} (AᵀB)_ij².
 
@@ -44,15 +51,28 @@ def off_diagonal_squares(a: Tensor, b: Tensor, form: Form = "cheaper") -> Tensor
     """
     if form == "cheaper":
         form = "rows" if _rows_are_cheaper(a, b) else "features"
-    if form == "rows":
-        rows = a @ a.T
-        total = (rows * (rows if b is a else b @ b.T)).sum()
+    if b is a:
+        total = gram(a if form == "rows" else a.T).square().sum()
+    elif form == "rows":
+        total = (gram(a) * gram(b)).sum()
     else:
         total = (a.T @ b).square().sum()
     return total - (a * b).sum(dim=0).square().sum()
 
 
 def _rows_are_cheaper(a: Tensor, b: Tensor) -> bool:
-    """By multiplications: N²D for each matrix of rows, ND² for the one of features."""
-    matrices = 1 if b is a else 2
-    return matrices * a.shape[0] <= a.shape[1]
+    """By the products of matrices, forward and backward: 2 N²D or 2 ND² for one view, 4 N²D or 3 ND² for two."""
+    rows, features = a.shape
+    return rows <= features if b is a else 4 * rows <= 3 * features
+
+
+class _Gram(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.T
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (gradient + gradient.T) @ x

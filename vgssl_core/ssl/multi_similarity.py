@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vgssl_core.models import DescriptorNet
+from vgssl_core.ssl.correlation import gram
 from vgssl_core.ssl.false_negatives import same_place
 from vgssl_core.ssl.gather import gathered
 from vgssl_core.ssl.method import LossTerms, MethodConfig, PairBatch, SslMethod, TrainingScale
@@ -120,8 +121,7 @@ def multi_similarity_terms(embeddings: Tensor, pairs: Pairs, config: Config) -> 
     Returns:
         Scalars ``positive`` and ``negative``.
     """
-    z = functional.normalize(embeddings, dim=1)
-    similarity = z @ z.T
+    similarity = gram(functional.normalize(embeddings, dim=1))
     hard = hard_pairs(similarity.detach(), pairs, config.mining_margin)
     above = similarity - config.base
     alpha, beta = config.positive_scale, config.negative_scale

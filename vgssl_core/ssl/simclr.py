@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from vgssl_core.models import DescriptorNet, ProjectorConfig
 from vgssl_core.ssl.batch_loss import BatchLossMethod
+from vgssl_core.ssl.correlation import gram
 from vgssl_core.ssl.method import MethodConfig, TrainingScale
 from vgssl_core.ssl.precision import at_least_float32
 from vgssl_core.ssl.settings import require
@@ -73,7 +74,7 @@ def nt_xent(x: Tensor, y: Tensor, temperature: float, one_place: Tensor | None =
     if one_place is not None:
         hidden |= one_place.tile(2, 2)
         hidden[rows, partners] = False
-    return functional.cross_entropy((z @ z.T / temperature).masked_fill(hidden, -math.inf), partners)
+    return functional.cross_entropy((gram(z) / temperature).masked_fill(hidden, -math.inf), partners)
 
 
 class Method(BatchLossMethod):
