@@ -31,14 +31,26 @@ def convert(pixels: NDArray[np.generic], encoding: str, width: int, height: int,
     return raw_to_rgb(padded.tobytes(), width, height, encoding, padded.shape[1], big, "test")
 
 
-@given(st.integers(120, 300), st.integers(120, 300), st.integers(8, 200), st.integers(8, 200))
-def test_reduced_decoding_is_large_enough_and_looks_the_same(width: int, height: int, w: int, h: int) -> None:
-    data, target = jpeg(picture(1, width, height)), Preprocessing(w, h)
-    whole, reduced = decode_image(data, "test"), decode_image(data, "test", (w, h))
-    assert reduced.shape == whole.shape or (reduced.shape[1] >= w and reduced.shape[0] >= h)
-    assert (reduced.shape != whole.shape) == (width // 2 >= w and height // 2 >= h)
-    difference = target.resize(whole).astype(int) - target.resize(reduced)
-    assert np.abs(difference).mean() < 2
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        ((160, 120), (120, 160, 3)),
+        ((80, 60), (60, 80, 3)),
+        ((40, 30), (30, 40, 3)),
+        ((64, 48), (120, 160, 3)),
+        ((100, 75), (240, 320, 3)),
+        ((160, 119), (240, 320, 3)),
+        ((400, 20), (240, 320, 3)),
+    ],
+)
+def test_reduced_decoding_is_large_enough_and_resizes_to_the_same(
+    target: tuple[int, int], shape: tuple[int, int, int]
+) -> None:
+    data, preprocessing = jpeg(picture(1, 320, 240)), Preprocessing(*target)
+    reduced = decode_image(data, "test", target)
+    assert reduced.shape == shape
+    difference = preprocessing.resize(decode_image(data, "test")).astype(int) - preprocessing.resize(reduced)
+    assert np.abs(difference).mean() < 1
 
 
 def test_reduced_decoding_of_a_photograph_on_its_side_is_large_enough() -> None:
@@ -47,7 +59,6 @@ def test_reduced_decoding_of_a_photograph_on_its_side_is_large_enough() -> None:
     turned = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
     assert decode_image(turned, "test").shape == (128, 96, 3)
     assert decode_image(turned, "test", (64, 48)).shape == (128, 96, 3)
-    assert decode_image(turned, "test", (48, 64)).shape[0] >= 64
     assert decode_image(plain, "test", (64, 48)).shape == (48, 64, 3)
 
 

