@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -78,6 +79,27 @@ def test_second_start_decodes_nothing_and_gives_the_same_pixels(
     decoded.clear()
     assert_right(opened(paths, tmp_path / "cache"), paths)
     assert not decoded
+
+
+def test_processes_that_start_together_decode_each_image_once(
+    paths: list[Path], tmp_path: Path, decoded: list[Path]
+) -> None:
+    # The lock is one of open files, so that threads stand for processes here.
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(pool.map(lambda _: opened(paths, tmp_path / "cache"), range(3)))
+    assert sorted(decoded) == sorted(paths)
+    for store in stores:
+        assert_right(store, paths)
+
+
+def test_images_of_reduced_decoding_are_kept_apart(tmp_path: Path, decoded: list[Path]) -> None:
+    path = tmp_path / "large.jpg"
+    cv2.imwrite(str(path), picture(5, 160, 120))
+    cache = DecodedCache(tmp_path / "cache", 16)
+    reduced, whole = (ImageStore([path], SIZE, ImageMemory(0), 1, cache, reduced=way) for way in (True, False))
+    assert decoded == [path, path]
+    assert_right(whole, [path])
+    np.testing.assert_array_equal(reduced[0], read_image(path, (80, 60)))
 
 
 def test_only_changed_images_are_decoded_again(paths: list[Path], tmp_path: Path, decoded: list[Path]) -> None:
