@@ -132,7 +132,7 @@ def measure(config: ScaleConfig, positions: int, mode: str) -> Cell:
 
 
 def exponent(positions: list[int], seconds: list[float]) -> float:
-    """b of time = a * positions^b over the larger half of the sizes."""
+    """Of time as a power of the positions, over the larger half of the sizes."""
     half = len(positions) // 2
     return float(np.polyfit(np.log(positions[half:]), np.log(seconds[half:]), 1)[0])
 

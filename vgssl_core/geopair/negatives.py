@@ -15,6 +15,9 @@ from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.pairs import GeoPairs
 from vgssl_core.places import Places, within_radius
 
+#: Largest block of similarities: larger ones take memory and are no faster.
+_ROWS, _COLUMNS = 1024, 4096
+
 
 @dataclass(frozen=True)
 class SearchBlocks:
@@ -30,7 +33,7 @@ class SearchBlocks:
 
 
 def search_blocks(limit_bytes: int, queries: int, database: int, dimension: int, value_bytes: int) -> SearchBlocks:
-    """The largest blocks that fit: descriptors of all queries, then halves for database and similarities.
+    """The largest useful blocks that fit beside the descriptors of all queries: halves for database and similarities.
 
     Args:
         limit_bytes: For everything.
@@ -45,8 +48,8 @@ def search_blocks(limit_bytes: int, queries: int, database: int, dimension: int,
     # A block of the database exists twice while it is gathered; similarities, while the best are sought.
     row_bytes = dimension * value_bytes
     free = limit_bytes - queries * row_bytes
-    columns = min(database, free // 2 // (2 * row_bytes))
-    rows = min(queries, free // 2 // max(1, 2 * columns * value_bytes))
+    columns = min(database, _COLUMNS, free // 2 // (2 * row_bytes))
+    rows = min(queries, _ROWS, free // 2 // max(1, 2 * columns * value_bytes))
     if min(columns, rows) < 1 <= min(queries, database):
         raise ConfigError(
             f"pairs.mining_memory_mib leaves {limit_bytes / 2**20:.1f} MiB to the search, which the descriptors of "
