@@ -8,36 +8,37 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from tiny import make_place_set, picture
 
 from training import export, train
 from vgssl_core.errors import BundleError
 from vgssl_core.geopair import load_run
+from vgssl_core.imaging import read_image
 from vgssl_core.inference import load_bundle, open_embedder
-from vgssl_core.models import TorchEmbedder
+from vgssl_core.models import TorchEmbedder, build_network, l2_normalised
+from vgssl_core.models.exportable import compact
+from vgssl_core.models.initial import initialise
 from vgssl_core.models.onnx_export import verified_descriptors
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = make_place_set(tmp_path_factory.mktemp("places"), count=10, queries=8)
-    out = tmp_path_factory.mktemp("runs") / "run"
+def trained(root: Path, out: Path, *more: str) -> Path:
+    """A run folder of a few steps."""
     given = ["--method", "mocov2", "--data", str(root), "--val", str(root), "--out", str(out), "--pretrained", "false"]
-    given += [
-        "--backbone",
-        "test_resnet",
-        "--pooling",
-        "grid_gem",
-        "--descriptor_dim",
-        "8",
-        "--width",
-        "48",
-        "--height",
-        "32",
-    ]
-    given += ["--batch_size", "4", "--epochs", "2", "--lr", "1e-3", "--options.queue_size", "8"]
+    given += ["--backbone", "test_resnet", "--pooling", "grid_gem", "--width", "48", "--height", "32"]
+    given += ["--batch_size", "4", "--epochs", "2", "--lr", "1e-3", "--options.queue_size", "8", *more]
     assert train.main(given) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place_set(tmp_path_factory.mktemp("places"), count=10, queries=8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, places: Path) -> Path:
+    return trained(places, tmp_path_factory.mktemp("runs") / "run", "--descriptor_dim", "8")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,41 @@ def test_bundle_tells_where_it_comes_from(run: Path, bundle: Path) -> None:
     assert loaded.architecture["backbone"] == "test_resnet" and loaded.training["data"]["pairs"] == 8
     assert set(loaded.recall["fp32"]) == {"1", "5", "10"}
     assert len(loaded.samples()[0]) == 4
+
+
+def test_network_starts_from_the_bundle_as_from_the_run(run: Path, bundle: Path) -> None:
+    networks = [build_network(load_run(run)[0].config) for _ in range(2)]
+    for network, source in zip(networks, (run, bundle), strict=True):
+        assert not initialise(network, source).filled.kept
+    first, second = (network.state_dict() for network in networks)
+    compared = [key for key in first if not key.endswith("num_batches_tracked")]
+    assert compared and all(first[key].equal(second[key]) for key in compared)
+
+
+def test_pca_on_the_training_images_makes_a_whitened_compact_bundle(places: Path, tmp_path: Path) -> None:
+    run = trained(places, tmp_path / "run", "--head", "none")
+    assert export.main([str(run), "--pca", "4", "--out", str(tmp_path / "bundle")]) == 0
+    loaded = load_bundle(tmp_path / "bundle")
+    assert (loaded.dimension, loaded.architecture["head"], loaded.recall) == (4, "pca", {})
+    network, preprocessing, _ = load_run(run)
+    paths = sorted((places / "images").rglob("*.jpg"))
+    compact(network, preprocessing, paths, 4)
+    images = [read_image(path) for path in paths]
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.stack([preprocessing(image) for image in images]))
+        white = network.head(network.pooling(network.local_descriptors(pixels)))
+    assert torch.allclose(white.T.cov(), torch.eye(4), atol=0.02)
+    given = open_embedder(loaded, threads=1).embed(images)
+    assert np.allclose(given, l2_normalised(white).numpy(), atol=1e-3)
+
+
+def test_pca_is_refused_where_there_is_a_head_or_no_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main([str(run), "--pca", "4", "--out", str(tmp_path / "bundle")]) == 1
+    assert "train with --head none" in capsys.readouterr().err
+    assert export.main(["--reference", "file.pth", "--pca", "4", "--out", str(tmp_path / "bundle")]) == 1
+    assert "fitted on the training images of a run" in capsys.readouterr().err
 
 
 def test_network_takes_any_batch_by_its_names(bundle: Path) -> None:

@@ -26,6 +26,8 @@ class ExportConfig:
     Attributes:
         run: Run folder of a training.
         out: Bundle folder to write.
+        pca: With RUN, trained with --head none: a PCA-whitened descriptor of that length, fitted on the run's training
+            images; 0 exports the network as it is.
         hub: GitHub repository OWNER/NAME[:REF] or local folder with a hubconf.py that maps an image to a vector. Its
             code runs with your rights.
         model: With --hub: the function of hubconf.py that makes the network.
@@ -44,6 +46,7 @@ class ExportConfig:
 
     out: Path
     run: Path | None = None
+    pca: int = 0
     hub: str = ""
     model: str = ""
     hub_options: dict[str, bool | int | float | str] = field(default_factory=dict)
@@ -99,18 +102,25 @@ def _source(config: ExportConfig) -> Exportable:
     if len(given) != 1:
         what = " and ".join(given) + " are given" if given else "nothing is given"
         raise ConfigError(f"{what}: give one of RUN, --hub and --reference to export.")
+    if config.pca and not config.run:
+        raise ConfigError(f"--pca {config.pca} is fitted on the training images of a run: give RUN.")
     return {"run": _of_run, "hub": _of_hub, "reference": _of_reference}[given[0]](config)
 
 
 def _of_run(config: ExportConfig) -> Exportable:
     from vgssl_core.geopair.run_folder import load_run, run_recall, sample_images
-    from vgssl_core.models.exportable import Exportable
+    from vgssl_core.models.exportable import Exportable, compact
+    from vgssl_core.places import read_place_set
 
     assert config.run is not None
     network, preprocessing, manifest = load_run(config.run)
     training = {"data": manifest["data"], "seed": manifest["seed"], **manifest["versions"]}
-    images = sample_images(config.run)
-    return Exportable(network, preprocessing, manifest["method"], training, images, run_recall(config.run))
+    images, recall = sample_images(config.run), run_recall(config.run)
+    if config.pca:
+        places = read_place_set(manifest["data"]["train"], "train")
+        compact(network, preprocessing, [*places.database.paths, *places.queries.paths], config.pca)
+        recall = {}  # it was measured without the PCA
+    return Exportable(network, preprocessing, manifest["method"], training, images, recall)
 
 
 def _of_hub(config: ExportConfig) -> Exportable:

@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Image, Preprocessing, read_image
 from vgssl_core.models.config import NetworkConfig
+from vgssl_core.models.embedder import TorchEmbedder
 from vgssl_core.models.foreign import ForeignConfig, ForeignNet, foreign_network
+from vgssl_core.models.heads import PCA_SAMPLES
 from vgssl_core.models.initial import of_reference, start
-from vgssl_core.models.network import DescriptorNet, build_network
+from vgssl_core.models.initialise import fit_pca_head
+from vgssl_core.models.network import DescriptorNet, best_device, build_network
 from vgssl_core.models.weights import read_tensors
 
 logger = logging.getLogger(__name__)
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _IMAGES = 8
+#: Images in memory at a time while a PCA's are embedded.
+_PCA_BATCH = 64
 #: Input of the reference implementation's networks, width and height.
 _REFERENCE_SIZE = (640, 480)
 
@@ -85,6 +91,29 @@ def reference(path: Path, width: int, height: int, folder: Path) -> Exportable:
     size = (width, height) if width else (config.width, config.height) if config.width else _REFERENCE_SIZE
     training = {"reference": path.name}
     return Exportable(network.eval(), Preprocessing(*size), "reference", training, images)
+
+
+def compact(network: DescriptorNet, preprocessing: Preprocessing, paths: Sequence[Path], dim: int) -> None:
+    """Give a network without a head a PCA-whitened one, fitted on images of its training.
+
+    Args:
+        network: In evaluation mode; changed in place.
+        preprocessing: From image to network input.
+        paths: Training images; of many an even share is embedded.
+        dim: Length of the compact descriptor.
+
+    Raises:
+        ConfigError: The network has a head or a projector, or is of another kind.
+        DataError: An image does not decode, or there are too few for that many dimensions.
+    """
+    if network.config.head != "none" or network.projector is not None:
+        raise ConfigError("--pca compacts pooled vectors: train with --head none and without a projector for it.")
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(PCA_SAMPLES, len(paths))).astype(int))
+    logger.info("PCA to %d dimensions on %d training images.", dim, len(chosen))
+    embedder = TorchEmbedder(network.to(best_device()), preprocessing)
+    parts = np.array_split(chosen, range(_PCA_BATCH, len(chosen), _PCA_BATCH))
+    rows = [embedder.embed([read_image(paths[index]) for index in part]) for part in parts]
+    fit_pca_head(network, torch.from_numpy(np.concatenate(rows)), dim).cpu()
 
 
 def some_images(folder: Path) -> list[Image]:

@@ -26,8 +26,9 @@ from vgssl_core.storage import read_yaml
 
 #: Files of a run folder: its settings, and its networks, the one to be used first.
 RUN_MANIFEST, RUN_CHECKPOINTS = "run.yaml", ("best.pt", "last.pt")
-#: Settings of a network that may differ from those that the weights were trained with.
-_FREE = ("width", "height")
+#: Settings that may differ from those that the weights were trained with: an option that matters, such as the number
+#: of clusters, shows in the shapes.
+_FREE = ("width", "height", "pooling_options")
 
 
 @dataclass(frozen=True)
