@@ -135,14 +135,21 @@ def test_only_what_is_wanted_is_made_again(data: Path, settings: Path, tmp_path:
 
 
 def test_cells_of_other_settings_are_refused_or_redone(
-    data: Path, settings: Path, tmp_path: Path, cells: Cells, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, cells: Cells, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert benchmark.main(arguments(tmp_path, data, settings / "tiny.yaml", seeds=1)) == 0
-    given = arguments(tmp_path, data, settings / "tiny.yaml", seeds=1, steps=4)
-    assert benchmark.main(given) == 1
-    assert "tiny · street · seed 0: max_steps was 3 and is now 4" in capsys.readouterr().err
-    assert benchmark.main([*given, "--redo"]) == 0
-    assert [result.steps for result in read_results(tmp_path)] == [4]
+    given = ["--out", str(tmp_path), "--data", str(data), "--methods", "--baselines", "hog", "--radius_m"]
+    assert benchmark.main([*given, "25"]) == 0
+    assert benchmark.main([*given, "40"]) == 1
+    assert "hog · street · seed 0: radius_m was 25.0 and is now 40.0" in capsys.readouterr().err
+    assert benchmark.main([*given, "40", "--redo"]) == 0
+    (result,) = read_results(tmp_path)
+    assert result.plan.radius_m == 40.0 and "within 40 m" in result.protocol
+
+
+def test_any_setting_in_which_two_plans_differ_is_named() -> None:
+    assert plan(options={"t": 1}).difference(plan(options={"t": 1})) is None
+    assert plan(options={"t": 1}).difference(plan(options={"t": 2})) == "options.t was 2 and is now 1"
+    assert plan(lr=0.5).difference(plan()) == "lr was None and is now 0.5"
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_result(

@@ -120,10 +120,11 @@ def _trained(plan: CellPlan, config: CellConfig) -> tuple[Embedder, dict[str, An
 def _settings(plan: CellPlan, config: CellConfig) -> TrainConfig:
     """Of the plan, which holds all layers but where the run lies and what the machine offers."""
     from vgssl_core.geopair import with_options
+    from vgssl_core.geopair.run_folder import RunFolder
     from vgssl_core.ssl.method import method_module
 
     run = config.cell / RUN
-    own = {"data": plan.train, "out": str(run), "resume": (run / "run.yaml").is_file(), "workers": config.threads}
+    own = {"data": plan.train, "out": str(run), "resume": RunFolder(run).exists, "workers": config.threads}
     options = method_module(str(plan.settings["method"])).Config
     return command_line.parse(
         with_options(options), [f"--config={json.dumps({**plan.settings, **own})}"], "vgssl train"
