@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from vgssl_core.errors import ConfigError
@@ -55,20 +54,6 @@ class VitBackbone(nn.Module):
         modules = [*stem, *self.model.blocks[:count]]
         inner = [parameter for module in modules for parameter in module.parameters()]
         return modules, [*self.model.parameters(recurse=False), *inner]
-
-    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A checkpoint of this transformer at another size, with its position embedding resampled to this one's grid.
-
-        Args:
-            state: By name, as in `state_dict`, with or without the prefix ``model.``.
-        """
-        own: Tensor | None = getattr(self.model, "pos_embed", None)
-        key = next((key for key in ("model.pos_embed", "pos_embed") if key in state), None)
-        if own is None or key is None or state[key].shape == own.shape or state[key].ndim != own.ndim:
-            return state
-        prefix = 0 if getattr(self.model, "no_embed_class", False) else int(self.model.num_prefix_tokens)
-        grid = list(self.model.patch_embed.grid_size)
-        return {**state, key: resample_abs_pos_embed(state[key], new_size=grid, num_prefix_tokens=prefix)}
 
 
 def patch_sides(model: nn.Module) -> tuple[int, int] | None:
