@@ -26,8 +26,9 @@ class NetworkConfig:
         blocks: Of a vision transformer: how many of its blocks to keep; 0 keeps all.
         freeze: How many leading stages (of timm's counting, as ``stage`` from 0: a ResNet's stem is the first) or
             blocks are not trained, with everything before them; 0 trains all.
-        width, height: Network input in pixels. A vision transformer is built for it, 0 takes the size that timm names
-            for the model; a CNN takes any.
+        width: Of the network's input in pixels: a vision transformer is built for it; 0, with ``height``, takes the
+            size that timm names for the model. A CNN takes any size.
+        height: Of the network's input in pixels, or 0.
         pooling: Module of `vgssl_core.models.poolings`: gem, netvlad, cls, …
         pooling_options: The pooling's own settings by name, such as clusters.
         head: linear: a trained layer to ``descriptor_dim``; none: the pooled vector is the descriptor; pca: a
