@@ -65,7 +65,7 @@ class Cell:
     Attributes:
         positions: Images of the database.
         mode: One of ``MODES``.
-        search_s: All but embedding.
+        search_s: CPU time of all but embedding, which other programs on the machine do not change.
         embedded: Images that were embedded.
         memory_mib: Most memory beyond that before the refresh.
     """
@@ -83,12 +83,12 @@ def resident_mib() -> float:
 
 
 def peak_mib(work: Callable[[], None]) -> float:
-    """The most memory beyond the present while something works, looked at a thousand times a second."""
+    """The most memory beyond the present while something works, looked at 200 times a second."""
     begin, peak, done = resident_mib(), 0.0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.001):
+        while not done.wait(0.005):
             peak = max(peak, resident_mib() - begin)
 
     watcher = threading.Thread(target=watch)
@@ -120,15 +120,15 @@ def measure(config: ScaleConfig, positions: int, mode: str) -> Cell:
 
     def embed(indices: np.ndarray) -> torch.Tensor:
         nonlocal embedded, embed_s
-        begin = time.perf_counter()
+        begin = time.process_time()
         rows = features[indices % _DIFFERENT]
-        embedded, embed_s = embedded + len(indices), embed_s + time.perf_counter() - begin
+        embedded, embed_s = embedded + len(indices), embed_s + time.process_time() - begin
         return rows
 
     miner = Miner(pairs, 1, 0 if mode == "none" else config.negatives, embed, embed)
-    begin = time.perf_counter()
+    begin = time.process_time()
     memory = peak_mib(lambda: miner.make_pairs(pairs.usable, rng))  # type: ignore[arg-type, return-value]
-    return Cell(positions, mode, time.perf_counter() - begin - embed_s, embedded, memory)
+    return Cell(positions, mode, time.process_time() - begin - embed_s, embedded, memory)
 
 
 def exponent(positions: list[int], seconds: list[float]) -> float:
@@ -146,7 +146,7 @@ def run(config: ScaleConfig) -> None:
         f"{config.refreshes} refreshes of {config.queries} queries per epoch, {config.negatives} negatives, "
         f"{config.dimension} dimensions, {config.threads} thread, limit {config.memory_mib} MiB; embedding is taken "
         f"as {config.embed_ms:g} ms per image.\n\n"
-        "| positions | mining | embedded per epoch | search per epoch, s | memory, MiB | epoch with embedding, s |\n"
+        "| positions | mining | embedded per epoch | search per epoch, CPU s | memory, MiB | with embedding, s |\n"
         "|---:|---|---:|---:|---:|---:|"
     )
     total: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_pairs import Network, place_set, places
+from tiny_pairs import Network, metres, place_set, places
 
 from vgssl_core.errors import DataError
 from vgssl_core.geopair.own_streets import own_positives
@@ -109,6 +109,13 @@ def test_a_set_without_queries_trains_on_its_database_alone(caplog: pytest.LogCa
     assert f"1 of {len(database)} images have no other image within 10 m and are left out" in caplog.text
 
 
+def test_queries_are_left_out_where_the_settings_say_so() -> None:
+    chosen_set = place_set(drive(laps=1).planar_m, np.zeros((3, 2)))
+    assert len(GeoPairs(chosen_set, CONFIG)) == 3
+    pairs = GeoPairs(chosen_set, PairConfig(own_streets=True))
+    assert pairs.own_streets and len(pairs) == len(chosen_set.database)
+
+
 def test_its_queries_and_database_are_embedded_as_one() -> None:
     street = drive(laps=1)
     pairs = GeoPairs(PlaceSet("drive", place_set(street.planar_m).root, street, street.subset([])), CONFIG)
@@ -127,11 +134,7 @@ def test_every_image_of_the_real_drive_finds_a_positive(shared_data) -> None:
     from vgssl_core.places import read_place_set
 
     drive_set = read_place_set(shared_data / "kitti00_loop")
-    alone = PlaceSet(drive_set.name, drive_set.root, drive_set.database, drive_set.queries.subset([]))
-    pairs = GeoPairs(alone, CONFIG)
+    pairs = GeoPairs(drive_set, PairConfig(own_streets=True))
     assert pairs.dropped == 0
-    nearest_m = [
-        np.linalg.norm(alone.database.planar_m[pairs.positives(i)] - alone.database.planar_m[i], axis=1).min()
-        for i in pairs.usable
-    ]
+    nearest_m = [metres(pairs.database, pairs.positives(i), pairs.database, i).min() for i in pairs.usable]
     assert np.median(nearest_m) > CONFIG.near_identical_m

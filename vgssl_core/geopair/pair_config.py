@@ -46,6 +46,7 @@ class PairConfig:
         negative_ratio: The first paper's database negatives: so many pairs for each query are one database image that
             is nobody's positive, paired with itself.
         mask_false_negatives: Two images of a batch within the negative radius are no negatives of each other.
+        own_streets: Train on the database alone, as a drive over one's own streets; a set without queries always does.
         pass_gap_s: One drive: images that were taken further apart in time, with a way back in between, belong to two
             passes of the street; another pass is preferred as positive.
         heading_limit_deg: One drive: views whose headings differ by more do not overlap and are no positives.
@@ -64,6 +65,7 @@ class PairConfig:
     mining_memory_mib: int = 1024
     negative_ratio: float = 0.0
     mask_false_negatives: bool = False
+    own_streets: bool = False
     pass_gap_s: float = 30.0
     heading_limit_deg: float = 60.0
     near_identical_m: float = 2.0

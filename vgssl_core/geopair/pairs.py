@@ -41,10 +41,12 @@ class PairList:
 
 
 class GeoPairs:
-    """The pairs that a place set offers. A set without queries trains on its database alone (`own_positives`).
+    """The pairs that a place set offers.
+
+    A drive over one's own streets has no queries: each of its images is one, with positives by `own_positives`.
 
     Attributes:
-        database, queries: The images; the same object where the set has no queries.
+        database, queries: The images; the same object where the database alone is trained on.
         config: How pairs are made.
         usable: (U,) int64 queries that have a positive.
         dropped: Number of queries without one.
@@ -59,7 +61,8 @@ class GeoPairs:
         """
         config.check()
         self.database: Places = places.database
-        self.queries: Places = places.queries if len(places.queries) else places.database
+        alone = config.own_streets or not len(places.queries)
+        self.queries: Places = places.database if alone else places.queries
         self.config = config
         if self.own_streets:
             self._near = own_positives(self.database, config)
@@ -70,9 +73,9 @@ class GeoPairs:
         self._centre_m = self.database.planar_m.mean(axis=0)
         what, other = ("images", "other") if self.own_streets else ("queries", "database")
         if not len(self.usable):
-            alone = "it has no queries, and " if self.own_streets else ""
+            queries = "" if len(places.queries) else "it has no queries, and "
             raise DataError(
-                f"{places.name}: {alone}none of the {len(self.queries)} {what} has any {other} image within "
+                f"{places.name}: {queries}none of the {len(self.queries)} {what} has any {other} image within "
                 f"{config.positive_radius_m:g} m: check that all use the same coordinates, or raise "
                 "--pairs.positive_radius_m."
             )
@@ -92,7 +95,7 @@ class GeoPairs:
 
     @property
     def own_streets(self) -> bool:
-        """Whether the set has no queries, so that its database images are each other's positives."""
+        """Whether the database alone is trained on: its images are each other's positives."""
         return self.queries is self.database
 
     def near(self, queries: NDArray[np.int64]) -> csr_matrix:
