@@ -6,6 +6,7 @@ On N GPUs or processes: ``torchrun --nproc_per_node N -m training.train …``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -47,7 +48,7 @@ def _configuration(arguments: list[str]) -> tuple[TrainConfig, str]:
     first.add_argument("--config", action="append")
     namespace, rest = first.parse_known_args(arguments)
     flags = vars(namespace)
-    files = flags.pop("config", [])
+    files = [_settings_file(path) for path in flags.pop("config", [])]
     given: dict[str, Any] = {}
     for path in files:
         given.update(read_yaml(Path(path), ConfigError, "a configuration of training"))
@@ -80,6 +81,14 @@ def _of_run(given: dict[str, Any]) -> tuple[list[str], str, str]:
             "or start another run."
         )
     return [f"--config={json.dumps(settings)}"], method, f"those of {given['out']}"
+
+
+def _settings_file(path: str) -> str:
+    """A file of the user's, or else a shipped one by its name, such as paper/ablation/hnm_off.yaml."""
+    if not Path(path).exists():
+        with contextlib.suppress(ConfigError):
+            return str(config_file(f"train/{path}"))
+    return path
 
 
 def _shipped(name: str) -> tuple[list[str], str]:

@@ -16,6 +16,8 @@ from vgssl_core.models import best_device
 
 #: Rank 0 may render a town or write a large checkpoint while the others wait.
 _PATIENCE = datetime.timedelta(hours=2)
+#: For the message of a process that fails.
+_LAST_WORDS = datetime.timedelta(seconds=20)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,12 @@ def all_processes(device: str) -> Iterator[Processes]:
 
 
 def _is_first_to_fail(store: distributed.Store) -> bool:
-    try:
-        return store.add("failures", 1) == 1
-    except RuntimeError:  # the process that held the store failed before
-        return False
+    """Whether no other process failed before; if one did, after giving it time to tell why.
+
+    torchrun ends all processes as soon as the first one is gone.
+    """
+    with contextlib.suppress(RuntimeError):  # the process that held the store has gone, or the time is over
+        if store.add("failures", 1) == 1:
+            return True
+        store.wait(["nothing"], _LAST_WORDS)
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +19,10 @@ from vgssl_core.models import computes_bfloat16
 from vgssl_core.models.sync_batch_norm import synchronised
 from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod
 
+#: Whether to send buffers around before each step: they are equal where batch norm is synchronised, and a queue of keys
+#: would be much to send. Newer versions of torch have another name for it.
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: float16 is given up below this factor: by then even gradients of 1 would vanish.
 _LEAST_SCALE = 2.0**-14
@@ -40,8 +45,7 @@ class Optimisation:
         if processes.count > 1:
             if config.sync_batch_norm:
                 synchronised(method)
-            # Buffers are equal where batch norm is synchronised; a queue of keys would be much to send at each step.
-            self._model = DistributedDataParallel(method, broadcast_buffers=False)
+            self._model = DistributedDataParallel(method, **{_SYNC_BUFFERS: False})
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self._adam = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16)

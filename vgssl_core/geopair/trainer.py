@@ -65,8 +65,8 @@ class Trainer:
         epoch_steps = data.epoch_steps()
         if not epoch_steps:
             raise ConfigError(
-                f"--queries_per_epoch {config.queries_per_epoch} make no step of {data.rows_per_step} queries: raise it "
-                "(0 takes all), or lower --batch_size or --accumulate."
+                f"--queries_per_epoch {config.queries_per_epoch} make no step of {data.rows_per_step} queries: raise "
+                "it (0 takes all), or lower --batch_size or --accumulate."
             )
         self._budget = Budget(config, epoch_steps, processes)
         self._optimisation = Optimisation(method, config, processes)
@@ -221,6 +221,8 @@ class Trainer:
         """Note the epoch's figures, validate where it is due, save."""
         self._look(report)  # again, where the budget ended within a chunk
         self._check_weights()
+        if not self.config.sync_batch_norm:
+            self._processes.share_buffers(self.method)
         at = self.progress
         row: dict[str, Any] = {"epoch": at.epoch, "step": at.step, **self._seen.epoch()}
         if self._seen.health is not None and (problem := self._seen.health.problem()):
@@ -281,5 +283,7 @@ class Trainer:
         at = self.progress
         rng = generator(Stream.MINING, self.config.seed, at.epoch, at.chunk)
         self._check_weights()
+        if not self.config.sync_batch_norm:
+            self._processes.share_buffers(self.method)
         with self._seen.paused():
             return self._miner.make_pairs(queries, rng, at.epoch, at.step)
