@@ -48,6 +48,11 @@ def test_equal_descriptors_have_figures_and_a_problem() -> None:
     assert "one point" in str(figures.problem())
 
 
+def test_descriptors_that_are_not_finite_are_another_problem() -> None:
+    figures = health(torch.full((4, 3), math.nan))
+    assert math.isnan(figures.spread) and math.isnan(figures.effective_rank) and figures.problem() is None
+
+
 @pytest.mark.parametrize(("count", "dimension"), [(8, 8), (32, 256), (64, 16), (4, 512)])
 def test_vectors_over_the_whole_sphere_are_healthy(count: int, dimension: int) -> None:
     assert health(units(count, dimension)).problem() is None

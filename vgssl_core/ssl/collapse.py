@@ -8,6 +8,7 @@ places, as those of the queries of a batch do.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,8 +48,10 @@ class Health:
 
 
 def health(descriptors: Tensor) -> Health:
-    """Both figures of (N, D) descriptors; waits for the device."""
+    """Both figures of (N, D) descriptors, NaN where these are not finite; waits for the device."""
     largest = min(len(descriptors) - 1, descriptors.shape[1])
+    if not descriptors.isfinite().all():
+        return Health(math.nan, math.nan, largest)
     return Health(float(spread(descriptors)), float(effective_rank(descriptors)), largest)
 
 
