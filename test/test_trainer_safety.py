@@ -46,3 +46,26 @@ def test_an_error_before_the_first_checkpoint_leaves_the_folder_free(
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
     assert "negatives are wanted" in refused([*arguments, "--options.negatives", "14"], tmp_path / "run", capsys)
     assert train.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+
+
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vgssl_core.geopair.optimisation import Optimisation
+
+    step = Optimisation.step
+
+    def spoilt(self: Optimisation, batches: object, number: int, done: float) -> object:
+        outputs = step(self, batches, number, done)
+        if number == 5:  # the last step of the second epoch: its loss was still finite
+            with torch.no_grad():
+                self._method.network.head.bias[0] = float("nan")
+        return outputs
+
+    monkeypatch.setattr(Optimisation, "step", spoilt)
+    run = tmp_path / "run"
+    assert train.main([*TRIPLET, "--data", str(data), *TINY, "--out", str(run)]) == 1
+    message = capsys.readouterr().err
+    assert "The weights are no longer finite after step 6" in message and str(run / "last.pt") in message
+    assert state(run)["progress"]["step"] == 3
+    assert all(torch.isfinite(v).all() for v in state(run)["method"].values())
