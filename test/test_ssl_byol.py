@@ -35,6 +35,13 @@ def test_loss_is_the_squared_distance_of_unit_vectors_from_0_to_4() -> None:
     assert float(prediction_loss(p, -p)) == pytest.approx(4, abs=1e-10)
 
 
+def test_loss_agrees_with_lightly() -> None:
+    lightly_loss = pytest.importorskip("lightly.loss")
+    p, t = random(5, 7, seed=1), random(5, 7, seed=2)
+    other = 2 + 2 * lightly_loss.NegativeCosineSimilarity()(p, t)  # lightly leaves out the constant and the 2
+    assert float(prediction_loss(p, t)) == pytest.approx(float(other), abs=1e-10)
+
+
 def test_gradient_equals_the_numerical_one_and_stops_at_the_target() -> None:
     target = random(3, 4, seed=2).requires_grad_()
     prediction = random(3, 4, seed=1).requires_grad_()
