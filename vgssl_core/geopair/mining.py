@@ -180,7 +180,8 @@ class Miner:
         order = np.argsort(queries)
         rows = own.new_empty((len(block), own.shape[1]))
         rows[torch.from_numpy(is_query)] = own[order[np.searchsorted(queries, block[is_query], sorter=order)]]
-        rows[torch.from_numpy(~is_query)] = self._database.rows(block[~is_query], age)
+        if not is_query.all():
+            rows[torch.from_numpy(~is_query)] = self._database.rows(block[~is_query], age)
         return rows
 
     def _with_identical(self, made: PairList, rng: np.random.Generator) -> PairList:
