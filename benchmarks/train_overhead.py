@@ -1,0 +1,158 @@
+"""What our training costs over a plain torch loop: same network, loss and batch, in one process, in turn.
+
+``python benchmarks/train_overhead.py --data DIR``: the trainer decodes ahead, crops and flips in threads, normalises,
+logs and watches the loss; the plain loop takes ready batches from memory. Both make rounds of the same number of steps,
+one after the other. Prints images per second of both, and how much slower ours is, in percent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from training.train import _configuration as configuration
+from vgssl_core.command_line import run
+from vgssl_core.geopair import build_trainer
+from vgssl_core.geopair.trainer import Trainer
+from vgssl_core.ssl.method import PairBatch
+
+#: Steps at the beginning of a round of ours that do not count: batches wait that were made before.
+_UNCOUNTED = 4
+#: Batches that the plain loop goes round.
+_READY = 16
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compare the trainer with a plain torch loop.
+
+    Attributes:
+        data: Place set.
+        method: Whose small settings are taken.
+        device: auto, cpu or cuda.
+        batch_size: Pairs per step.
+        width: Of the network's input in pixels.
+        height: Of the network's input in pixels.
+        steps: Of one round.
+        rounds: Of each.
+    """
+
+    data: Path
+    method: str = "mocov2"
+    device: str = "auto"
+    batch_size: int = 32
+    width: int = 64
+    height: int = 32
+    steps: int = 25
+    rounds: int = 6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step.
+
+    Attributes:
+        wall_s: By the clock.
+        cpu_s: Of all threads of the process.
+    """
+
+    wall_s: float
+    cpu_s: float
+
+
+class Ours:
+    """The trainer, step after step, with all that its loop does between two steps."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self._step = trainer, trainer._step
+        self._marks: list[tuple[float, float]] = []
+        trainer._step = self._marked_step  # type: ignore[method-assign]
+
+    def round(self, steps: int) -> Cost:
+        """Train on for some steps; the first ones, which start the loader's threads, do not count."""
+        self._marks.clear()
+        self.trainer._budget.steps = self.trainer.progress.step + steps
+        self.trainer.fit()
+        (wall, cpu), (wall_end, cpu_end) = self._marks[_UNCOUNTED], self._marks[-1]
+        counted = steps - 1 - _UNCOUNTED
+        return Cost((wall_end - wall) / counted, (cpu_end - cpu) / counted)
+
+    def _marked_step(self, source: object) -> None:
+        self._step(source)  # type: ignore[arg-type]
+        self._marks.append((time.perf_counter(), time.process_time()))
+
+
+class PlainLoop:
+    """The shortest loop that trains a method, on batches that are ready in memory."""
+
+    def __init__(self, trainer: Trainer, batches: Sequence[PairBatch]) -> None:
+        self._method, self._batches = trainer.method.train(), itertools.cycle(batches)
+        trained = [parameter for parameter in self._method.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.Adam(trained, lr=trainer.config.lr)
+
+    def round(self, steps: int) -> Cost:
+        """Train on for some steps."""
+        began, began_cpu = time.perf_counter(), time.process_time()
+        for batch in itertools.islice(self._batches, steps):
+            self._optimiser.zero_grad(set_to_none=True)
+            self._method(batch).total.backward()
+            self._optimiser.step()
+            self._method.after_step()
+        return Cost((time.perf_counter() - began) / steps, (time.process_time() - began_cpu) / steps)
+
+
+def trainer_for(config: Config, folder: Path) -> Trainer:
+    """A trainer with the method's small settings, that never validates."""
+    given = [
+        *("--config", f"small/{config.method}.yaml", "--data", str(config.data), "--out", str(folder)),
+        *("--width", str(config.width), "--height", str(config.height), "--epochs", "1000000"),
+        *("--batch_size", str(config.batch_size), "--val_every", "1000000", "--device", config.device),
+    ]
+    trainer = build_trainer(configuration(given)[0])
+    trainer._validation = None
+    return trainer
+
+
+def ready_batches(trainer: Trainer) -> list[PairBatch]:
+    """One epoch's batches as the trainer makes them, at most `_READY`, on the device."""
+    data = trainer._data
+    pairs = trainer._make_pairs(data.chunks(0)[0])
+    pixels = itertools.islice(data.batches(pairs, 0, 0, 0), _READY)
+    return [data.on_device(batch, pairs, trainer._device) for batch in pixels]
+
+
+def compare(config: Config) -> None:
+    """Measure both in turn and print."""
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(trainer_for(config, Path(folder) / "ours"))
+        other = trainer_for(config, Path(folder) / "plain")
+        batches = ready_batches(other)
+        plain = PlainLoop(other, batches)
+        plain.round(_UNCOUNTED), ours.round(_UNCOUNTED + 3)  # the first steps allocate
+        costs = [(plain.round(config.steps), ours.round(config.steps)) for _ in range(config.rounds)]
+    images = batches[0].x.shape[0] + batches[0].y.shape[0]
+    for part in (batches[0].negatives, batches[0].negatives_y, batches[0].positives):
+        images += 0 if part is None else part.shape[0] * part.shape[1]
+    size = f"{config.width}x{config.height}"
+    print(f"{config.method}, {other.config.backbone} at {size} on {other._device}, {images} images per step, ", end="")
+    print(f"{torch.get_num_threads()} threads, medians of {config.rounds} rounds of {config.steps} steps")
+    for name in ("wall_s", "cpu_s"):
+        pairs = [(getattr(theirs, name), getattr(mine, name)) for theirs, mine in costs]
+        theirs, mine = (images / statistics.median(column) for column in zip(*pairs, strict=True))
+        overhead = 100 * (statistics.median(mine_s / theirs_s for theirs_s, mine_s in pairs) - 1)
+        title = f"images/s by {name.removesuffix('_s')} time"
+        print(f"{title}: plain torch loop {theirs:.1f}, trainer {mine:.1f}, overhead {overhead:.1f} %")
+
+
+if __name__ == "__main__":
+    sys.exit(run(compare, Config, None, "train_overhead"))
