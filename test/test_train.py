@@ -125,3 +125,40 @@ def test_training_without_data_takes_the_town_and_says_so(
     assert "settings: config/train/small/triplet.yaml" in printed
     assert "No --data was given" in printed and "--data DIR --val DIR" in printed
     assert len(list((tmp_path / "runs").glob("triplet-*"))) == 1
+
+
+def test_clusters_are_found_on_the_images_before_the_first_step(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = arguments("triplet", data, "--pooling", "netvlad", "--pooling_options", "{clusters: 3}", "--head", "none")
+    run = tmp_path / "run"
+    with caplog.at_level("INFO"):
+        assert train.main([*given, "--max_steps", "1", "--out", str(run)]) == 0
+        assert caplog.text.count("The clusters of --pooling netvlad were found on 14 images") == 1
+        assert train.main(["--out", str(run), "--resume", "--max_steps", "2"]) == 0  # with those that it has
+    assert caplog.text.count("were found on") == 1
+
+
+def test_images_in_the_cache_on_disk_give_the_same_bits(data: Path, tmp_path: Path) -> None:
+    for name, more in {"plain": [], "filled": ["--cache_dir", "cache"], "read": ["--cache_dir", "cache"]}.items():
+        more = [str(tmp_path / item) if item == "cache" else item for item in more]
+        given = arguments("triplet", data, "--epochs", "1", *more)
+        assert train.main([*given, "--out", str(tmp_path / name)]) == 0
+    for name in ("filled", "read"):
+        assert same(state(tmp_path / "plain")["method"], state(tmp_path / name)["method"])
+
+
+def test_a_bag_is_trained_on_as_a_set_that_is_written_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drive.mcap").write_bytes(b"a bag")
+    monkeypatch.setattr(
+        "vgssl_core.bags.to_places.write_bag_places",
+        lambda bag, out: make_place_set(out, count=12, step_m=4.0, queries=0),
+    )
+    for name, said in (("first", "Writing the images of"), ("second", "are in runs/places-drive")):
+        given = arguments("byol", tmp_path / "drive.mcap", "--val", str(data), "--epochs", "1", "--out", name)
+        assert train.main(given) == 0
+        assert said in capsys.readouterr().out
+    assert load_run(tmp_path / "first")[2]["data"]["train"] == "runs/places-drive"
