@@ -167,9 +167,9 @@ class Miner:
             if nearest:
                 inside = np.flatnonzero((near.indices >= block[0]) & (near.indices <= block[-1]))
                 similarity[inside] = _dots(own, rows, near, inside, block)
-            searched = np.isin(block, candidates, assume_unique=True)
-            if searched.any():
-                hardest.add(block[searched], rows if searched.all() else rows[torch.from_numpy(searched)])
+            searched = candidates[slice(*np.searchsorted(candidates, [block[0], block[-1] + 1]))]
+            if len(searched):
+                hardest.add(searched, rows if len(searched) == len(block) else rows[np.searchsorted(block, searched)])
         return similarity, hardest.result() if len(candidates) else np.zeros((len(queries), 0), np.int64)
 
     def _database_rows(self, block: NDArray[np.int64], queries: NDArray[np.int64], own: Tensor, age: Age) -> Tensor:
