@@ -20,6 +20,7 @@ from vgssl_core.geopair.decoded_cache import DecodedCache
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.images import ImageMemory, ImageStore, limit_opencv_threads
 from vgssl_core.geopair.overfit import few_pairs
+from vgssl_core.geopair.pair_config import PairConfig
 from vgssl_core.geopair.pairs import GeoPairs
 from vgssl_core.geopair.run_folder import FORMAT, RunFolder, versions
 from vgssl_core.geopair.streams import Stream, generator
@@ -27,7 +28,7 @@ from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.geopair.training_set import TrainingSet
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.models import DescriptorNet, NetworkConfig, best_device, build_network, normalise_images
+from vgssl_core.models import DescriptorNet, best_device, build_network, normalise_images
 from vgssl_core.models.initial import initialise
 from vgssl_core.models.initialise import CLUSTER_IMAGES, initialise_pooling
 from vgssl_core.models.input_size import input_size
@@ -66,10 +67,9 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     places, validation_places = read_sets(config)
     pairs = GeoPairs(places, config.pairs)
     preprocessing = _preprocessing(config, places)
-    network_config = dataclasses.replace(
-        config.network_config(), width=preprocessing.width, height=preprocessing.height
-    )
-    network = build_network(network_config).to(processes.device, memory_format=torch.channels_last)
+    size = {"width": preprocessing.width, "height": preprocessing.height}
+    network = build_network(dataclasses.replace(config.network_config(), **size))
+    network = network.to(processes.device, memory_format=torch.channels_last)
     images = _Images(config, preprocessing, processes)
     queries, database = images.stores(pairs.queries, pairs.database)
     resumes = config.resume and run.has_last
@@ -84,13 +84,16 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     augmentation = PairAugmentation(config.augment, preprocessing)
     share = (processes.rank, processes.count)
     loader = BatchLoader(queries, database, augmentation, rows, images.threads, method.negative_views, *share)
-    mines = method.negatives_per_query > 0 and config.pairs.mining in ("partial", "full")
     data = TrainingSet(
-        **{"pairs": pairs, "queries": queries, "database": database, "preprocessing": preprocessing, "loader": loader},
+        pairs,
+        queries,
+        database,
+        preprocessing,
+        loader,
         rows_per_step=rows * config.accumulate,
         seed=config.seed,
         queries_per_epoch=config.queries_per_epoch,
-        by_descriptors=mines or config.pairs.positive == "nearest",
+        by_descriptors=_chosen_by_descriptors(config.pairs, method),
     )
     trainer = Trainer(config, method, data, validation, run, processes)
     processes.wait()  # all have looked at the folder before the first writes to it
@@ -99,10 +102,8 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     elif processes.first:
         if config.resume:
             logger.info("%s ended before its first checkpoint: training from the beginning.", config.out)
-        shown = validation_places or places
-        run.begin(
-            _manifest(config, network_config, preprocessing, places, validation_places, pairs), shown.database.paths
-        )
+        manifest = _manifest(config, network, preprocessing, places, validation_places, pairs)
+        run.begin(manifest, (validation_places or places).database.paths)
     return trainer
 
 
@@ -152,6 +153,11 @@ def _method(
     if not method.queries_per_step(batch_size):
         raise ConfigError(f"--batch_size {batch_size} leaves no query beside the hard negatives: raise it.")
     return method.to(processes.device), batch_size
+
+
+def _chosen_by_descriptors(config: PairConfig, method: SslMethod) -> bool:
+    mines = method.negatives_per_query > 0 and config.mining in ("partial", "full")
+    return mines or config.positive == "nearest"
 
 
 def read_sets(config: TrainConfig) -> tuple[PlaceSet, PlaceSet | None]:
@@ -205,7 +211,7 @@ def _open_run(config: TrainConfig) -> RunFolder:
 
 def _manifest(
     config: TrainConfig,
-    network: NetworkConfig,
+    network: DescriptorNet,
     preprocessing: Preprocessing,
     places: PlaceSet,
     validation: PlaceSet | None,
@@ -215,7 +221,7 @@ def _manifest(
         "format": FORMAT,
         "method": config.method,
         "seed": config.seed,
-        "network": network.to_dict(),
+        "network": network.config.to_dict(),
         "preprocessing": preprocessing.to_dict(),
         "data": {
             "train": str(config.data),
