@@ -26,7 +26,7 @@ def prepared(settings: dict, fast: bool) -> tuple[Method, torch.optim.Optimizer,
     layout = torch.channels_last if fast else torch.contiguous_format
     names = ("backbone", "stage", "pooling", "descriptor_dim")
     network = build_network(NetworkConfig(**{name: settings[name] for name in names}, pretrained=False))
-    network.mixed_precision = fast
+    network.autocast_dtype = torch.bfloat16 if fast else None
     batch_size = settings["batch_size"]
     method = Method(network.to(memory_format=layout), Config(**settings["options"]), TrainingScale(800, batch_size))
     views = [torch.randn(batch_size, 3, 48, 64).contiguous(memory_format=layout) for _ in range(2)]

@@ -29,7 +29,7 @@ from vgssl_core.models import (
     poolings,
 )
 from vgssl_core.models.backbones import input_multiple
-from vgssl_core.models.initialise import fit_pca_head
+from vgssl_core.models.from_data import fit_pca_head
 from vgssl_core.models.onnx_export import export_onnx
 from vgssl_core.models.pooling import build_pooling, takes_tokens
 

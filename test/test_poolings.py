@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.models import NetworkConfig, build_network, poolings
-from vgssl_core.models.initialise import initialise_pooling
+from vgssl_core.models.from_data import initialise_pooling
 from vgssl_core.models.pooling import build_pooling, takes_tokens
 from vgssl_core.models.poolings.gem import Pooling as Gem
 from vgssl_core.models.poolings.grid_gem import Pooling as GridGem

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from tiny import make_place_set, picture
-from train_support import METHODS, TINY, TRIPLET, arguments, make_data, same, state
+from train_support import METHODS, TINY, TRIPLET, arguments, configuration, make_data, same, state
 
 from training import train
 from vgssl_core.errors import ConfigError, DataError
-from vgssl_core.geopair import load_run
+from vgssl_core.geopair import build_trainer, load_run
+from vgssl_core.geopair.images import ImageStore
 from vgssl_core.geopair.run_folder import load_checkpoint
+from vgssl_core.models import build_network
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +82,40 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path, caplog: py
     assert all(torch.equal(value, last[f"network.{key}"]) for key, value in weights.state_dict().items())
 
 
-def test_input_size_follows_the_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [(["test_resnet"], (112, 32)), (["vit_small_patch14_dinov2", "--blocks", "1"], (98, 28))],
+    ids=["cnn", "patches of 14"],
+)
+def test_input_size_follows_the_images_and_the_backbone(
+    tmp_path: Path, backbone: list[str], size: tuple[int, int]
+) -> None:
     root = tmp_path / "set" / "images"
     for part in ("database", "queries"):
         (root / part).mkdir(parents=True)
         for i in range(4):
             cv2.imwrite(str(root / part / f"@{i * 30}@0@@@@.png"), picture(i, 640, 192))
     given = [*TRIPLET, "--data", str(root.parent), *TINY, "--epochs", "1", "--width", "0", "--height", "0"]
-    given += ["--options.negatives", "1", "--pixels", "3000", "--out", str(tmp_path / "run")]
+    given += ["--options.negatives", "1", "--pixels", "3000", "--out", str(tmp_path / "run"), "--backbone", *backbone]
     assert train.main(given) == 0
-    _, preprocessing, _ = load_run(tmp_path / "run")
-    assert (preprocessing.width, preprocessing.height) == (112, 32)
+    network, preprocessing, _ = load_run(tmp_path / "run")
+    assert (preprocessing.width, preprocessing.height) == (network.config.width, network.config.height) == size
+
+
+def test_reduced_decoding_is_for_training_images_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Recorded(ImageStore):
+        def __init__(self, paths: Sequence[Path], *settings: Any) -> None:
+            super().__init__(paths, *settings)
+            made.append((len(paths), settings[-1]))
+
+    monkeypatch.setattr("vgssl_core.geopair.setup.ImageStore", Recorded)
+    given = arguments("triplet", data, "--reduced_decoding", "true", "--out", str(tmp_path / "run"))
+    build_trainer(configuration(given))
+    assert made == [(12, True), (14, True), (5, False), (6, False)]
 
 
 def test_training_outside_the_memory_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
@@ -127,16 +154,32 @@ def test_training_without_data_takes_the_town_and_says_so(
     assert len(list((tmp_path / "runs").glob("triplet-*"))) == 1
 
 
+NETVLAD = ["--pooling", "netvlad", "--pooling_options", "{clusters: 3}", "--head", "none"]
+
+
 def test_clusters_are_found_on_the_images_before_the_first_step(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = arguments("triplet", data, "--pooling", "netvlad", "--pooling_options", "{clusters: 3}", "--head", "none")
-    run = tmp_path / "run"
+    given, run = arguments("triplet", data, *NETVLAD), tmp_path / "run"
     with caplog.at_level("INFO"):
         assert train.main([*given, "--max_steps", "1", "--out", str(run)]) == 0
         assert caplog.text.count("The clusters of --pooling netvlad were found on 14 images") == 1
         assert train.main(["--out", str(run), "--resume", "--max_steps", "2"]) == 0  # with those that it has
     assert caplog.text.count("were found on") == 1
+
+
+@pytest.mark.parametrize("flag", ["--init", "--weights"])
+@pytest.mark.parametrize("whole", [True, False], ids=["network", "backbone alone"])
+def test_clusters_that_weights_bring_stay(
+    data: Path, tmp_path: Path, flag: str, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = arguments("triplet", data, *NETVLAD, "--out", str(tmp_path / "run"))
+    network = build_network(configuration(given).network_config())
+    torch.save((network if whole else network.backbone).state_dict(), tmp_path / "weights.pt")
+    with caplog.at_level("INFO"):
+        trained = build_trainer(configuration([*given, flag, str(tmp_path / "weights.pt")])).method.network
+    assert torch.equal(trained.pooling.centres, network.pooling.centres) == whole
+    assert ("were found on" in caplog.text) != whole
 
 
 def test_images_in_the_cache_on_disk_give_the_same_bits(data: Path, tmp_path: Path) -> None:
@@ -152,13 +195,20 @@ def test_a_bag_is_trained_on_as_a_set_that_is_written_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "drive.mcap").write_bytes(b"a bag")
+    for folder in (tmp_path, tmp_path / "other"):
+        folder.mkdir(exist_ok=True)
+        (folder / "drive.mcap").write_bytes(b"a bag")
     monkeypatch.setattr(
         "vgssl_core.bags.to_places.write_bag_places",
-        lambda bag, out: make_place_set(out, count=12, step_m=4.0, queries=0),
+        lambda bag, out, **_: make_place_set(out, count=12, step_m=4.0, queries=0),
     )
-    for name, said in (("first", "Writing the images of"), ("second", "are in runs/places-drive")):
-        given = arguments("byol", tmp_path / "drive.mcap", "--val", str(data), "--epochs", "1", "--out", name)
+    for name, folder, said in (
+        ("first", tmp_path, "Writing the images of"),
+        ("second", tmp_path, "are in runs/places-drive-"),
+        ("third", tmp_path / "other", "Writing the images of"),
+    ):
+        given = arguments("byol", folder / "drive.mcap", "--val", str(data), "--epochs", "1", "--out", name)
         assert train.main(given) == 0
         assert said in capsys.readouterr().out
-    assert load_run(tmp_path / "first")[2]["data"]["train"] == "runs/places-drive"
+    trained_on = [load_run(tmp_path / name)[2]["data"]["train"] for name in ("first", "second", "third")]
+    assert trained_on[0] == trained_on[1] != trained_on[2]

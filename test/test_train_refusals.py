@@ -91,6 +91,7 @@ def test_sets_that_cannot_be_used_are_refused(
         (["--accumulate", "4"], "make no step of 16 queries"),
         (["--overfit", "1"], "--overfit is 1"),
         (["--init", "nowhere"], "nowhere"),
+        (["--head", "pca"], "train with --head none, then export with --pca LENGTH"),
         (["--init", "a", "--weights", "b"], "--init a --weights b: give one of them"),
         (["--projected", "true"], "method mocov2 has no projector"),
         (["--pairs.reuse_steps", "2", "--augment.swap", "0.5"], "pairs.reuse_steps needs --augment.swap 0"),

@@ -106,6 +106,16 @@ def test_backbone_alone_leaves_pooling_and_head(tmp_path: Path) -> None:
     assert "new: pooling.p, head.weight, head.bias" in str(report) and "not used: fc.weight" in str(report)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet"])
+def test_timm_classifier_of_any_family_gives_its_features(tmp_path: Path, name: str) -> None:
+    classifier, images = timm.create_model(name).eval(), torch.randn(2, 3, 64, 64)
+    safetensors.torch.save_file(classifier.state_dict(), tmp_path / "timm.safetensors")
+    # A feature extractor may name stages.0 stages_0.
+    network = build_network(replace(CNN, backbone=name, weights=tmp_path / "timm.safetensors")).eval()
+    expected = classifier.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
+    assert torch.allclose(network.backbone(images)[-1], expected, atol=1e-6)
+
+
 PROJECTED = replace(
     CNN,
     pooling="netvlad",

@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ from vgssl_core.storage import read_yaml
 if TYPE_CHECKING:
     from vgssl_core.geopair import TrainConfig
     from vgssl_core.geopair.distributed import Processes
+
+#: Which frames of a bag are trained on.
+_FRAMES = {"spacing_m": 1.0, "max_gap_s": 3.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,15 +148,17 @@ def _places(config: TrainConfig, say: Callable[[str], None]) -> Path:
 
 
 def _bag(bag: Path, say: Callable[[str], None]) -> Path:
-    """The images of a bag as a place set, written once."""
+    """The images of a bag as a place set, written once for each bag: two may have one name, or one is recorded anew."""
     from vgssl_core.bags.to_places import write_bag_places
 
-    folder = Path("runs") / f"places-{bag.stem}"
+    written = bag / "metadata.yaml" if bag.is_dir() else bag
+    identity = [str(bag.resolve()), written.stat().st_mtime_ns, _FRAMES]
+    folder = Path("runs") / f"places-{bag.stem}-{sha256(json.dumps(identity).encode()).hexdigest()[:8]}"
     if (folder / "images").is_dir():
         say(f"The images of {bag} are in {folder}.")
         return folder
     say(f"Writing the images of {bag} to {folder}.")
-    write_bag_places(bag, folder)
+    write_bag_places(bag, folder, **_FRAMES)
     return folder
 
 

@@ -118,6 +118,8 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
         height: Of the network's input in pixels, or 0.
         pixels: About width times height where they are 0.
         workers: Threads that decode and augment; 0 takes one per core.
+        reduced_decoding: Decode large JPEGs of the training set at a half, a quarter or an eighth of their size, which
+            is faster and gives nearly the same pixels. Validation always decodes in full.
         memory_mib: Decoded images are kept in memory up to this size in all, those to train on first.
         cache_dir: Keep decoded images in this folder too, so that a later training reads no JPEG.
         cache_mib: Size that the folder stays within.
@@ -131,6 +133,7 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
     height: int = 480
     pixels: int = 8192
     workers: int = 0
+    reduced_decoding: bool = False
     memory_mib: int = 2048
     cache_dir: Path | None = None
     cache_mib: int = 20000
@@ -179,6 +182,10 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
         for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"--{name} is {getattr(self, name)}: choose one of {', '.join(choices)}.")
+        if self.head == "pca":
+            raise ConfigError(
+                "--head pca is fitted after a training: train with --head none, then export with --pca LENGTH."
+            )
         if self.init is not None and self.weights is not None:
             raise ConfigError(f"--init {self.init} --weights {self.weights}: give one of them.")
         if self.pairs.reuse_steps and self.augment.swap:

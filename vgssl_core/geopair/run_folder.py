@@ -19,10 +19,13 @@ import torch
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.imaging import Image, Preprocessing, read_image
 from vgssl_core.models import DescriptorNet, NetworkConfig, build_network
+from vgssl_core.models.initial import RUN_CHECKPOINTS
+from vgssl_core.models.initial import RUN_MANIFEST as MANIFEST
 from vgssl_core.storage import ASIDE_PREFIX, atomic_file, read_yaml, sweep_unfinished, write_yaml
 
 FORMAT = 1
-BEST, LAST, MANIFEST, METRICS, SAMPLES = "best.pt", "last.pt", "run.yaml", "metrics.csv", "samples"
+BEST, LAST = RUN_CHECKPOINTS
+METRICS, SAMPLES = "metrics.csv", "samples"
 _SAMPLE_COUNT = 8
 
 
@@ -55,7 +58,7 @@ class RunFolder:
 
     def discard_without_checkpoint(self) -> None:
         """Remove what `begin` wrote, so that the folder is free again, unless a checkpoint was saved since."""
-        if any((self.path / name).is_file() for name in (BEST, LAST)):
+        if any((self.path / name).is_file() for name in RUN_CHECKPOINTS):
             return
         shutil.rmtree(self.path / SAMPLES, ignore_errors=True)
         for path in (self.path / MANIFEST, self.path / METRICS, *self.path.glob("events.out.tfevents.*")):
@@ -118,7 +121,7 @@ def load_run(run: str | Path) -> tuple[DescriptorNet, Preprocessing, dict[str, A
     """
     run = Path(run)
     manifest = _manifest(run)
-    path = next((run / name for name in (BEST, LAST) if (run / name).is_file()), None)
+    path = next((run / name for name in RUN_CHECKPOINTS if (run / name).is_file()), None)
     if path is None:
         raise ConfigError(f"{run} holds no checkpoint yet: train longer, or resume it with --resume true.")
     try:

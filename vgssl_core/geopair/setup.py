@@ -29,8 +29,9 @@ from vgssl_core.geopair.training_set import TrainingSet
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import DescriptorNet, best_device, build_network, normalise_images
+from vgssl_core.models.backbones import input_multiple
+from vgssl_core.models.from_data import CLUSTER_IMAGES, initialise_pooling
 from vgssl_core.models.initial import initialise
-from vgssl_core.models.initialise import CLUSTER_IMAGES, initialise_pooling
 from vgssl_core.models.input_size import input_size
 from vgssl_core.places import Places, PlaceSet, read_place_set, splits
 from vgssl_core.ssl.method import SslMethod, TrainingScale, method_module
@@ -71,7 +72,7 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     network = build_network(dataclasses.replace(config.network_config(), **size))
     network = network.to(processes.device, memory_format=torch.channels_last)
     images = _Images(config, preprocessing, processes)
-    queries, database = images.stores(pairs.queries, pairs.database)
+    queries, database = images.stores(pairs.queries, pairs.database, config.reduced_decoding)
     resumes = config.resume and run.has_last
     if not resumes:
         _prepare(network, config, database, preprocessing)
@@ -115,19 +116,23 @@ class _Images:
         self._preprocessing, self._memory = preprocessing, ImageMemory(config.memory_mib // processes.here)
         self._cache = None if config.cache_dir is None else DecodedCache(config.cache_dir, config.cache_mib)
 
-    def stores(self, queries: Places, database: Places) -> tuple[ImageStore, ImageStore]:
+    def stores(self, queries: Places, database: Places, reduced: bool = False) -> tuple[ImageStore, ImageStore]:
         """Of both parts of a set; of a set without queries it is one store."""
-        first = self._store(queries.paths)
-        return first, first if database is queries else self._store(database.paths)
+        first = self._store(queries.paths, reduced)
+        return first, first if database is queries else self._store(database.paths, reduced)
 
-    def _store(self, paths: Sequence[Path]) -> ImageStore:
-        return ImageStore(paths, self._preprocessing, self._memory, self.threads, self._cache)
+    def _store(self, paths: Sequence[Path], reduced: bool) -> ImageStore:
+        return ImageStore(paths, self._preprocessing, self._memory, self.threads, self._cache, reduced)
 
 
 def _prepare(network: DescriptorNet, config: TrainConfig, database: ImageStore, preprocessing: Preprocessing) -> None:
     """Give a network what it starts from besides its random or pre-trained weights."""
+    brought = network.loaded
     if config.init is not None:
-        logger.info("Initial weights: %s.", initialise(network, config.init))
+        started = initialise(network, config.init)
+        logger.info("Initial weights: %s.", started)
+        brought = started.filled.taken
+    if any(name.startswith("pooling.") for name in brought):
         return
     wanted = generator(Stream.CLUSTERS, config.seed).permutation(len(database))[:CLUSTER_IMAGES]
     device = next(network.parameters()).device
@@ -188,7 +193,7 @@ def _with_queries(places: PlaceSet) -> PlaceSet:
 def _preprocessing(config: TrainConfig, places: PlaceSet) -> Preprocessing:
     if config.width:
         return Preprocessing(config.width, config.height)
-    return Preprocessing(*input_size(places.database.paths, config.pixels))
+    return Preprocessing(*input_size(places.database.paths, config.pixels, input_multiple(config.backbone)))
 
 
 def _open_run(config: TrainConfig) -> RunFolder:

@@ -17,9 +17,9 @@ from vgssl_core.imaging import Image, Preprocessing, read_image
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import TorchEmbedder
 from vgssl_core.models.foreign import ForeignConfig, ForeignNet, foreign_network
+from vgssl_core.models.from_data import fit_pca_head
 from vgssl_core.models.heads import PCA_SAMPLES
 from vgssl_core.models.initial import of_reference, start
-from vgssl_core.models.initialise import fit_pca_head
 from vgssl_core.models.network import DescriptorNet, best_device, build_network
 from vgssl_core.models.weights import read_tensors
 

@@ -76,18 +76,25 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: str, grid: t
 
 def _places(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, str]:
     """Name in a checkpoint to name in the network, by the prefix under which most names are known."""
+    by_flat = {flat(name): name for name in wanted}
 
     def known(prefix: tuple[str, str]) -> dict[str, str]:
         old, new = prefix
         renamed = {key: new + key.removeprefix(old) for key in tensors if key.startswith(old)}
         others = {key: key for key in tensors if old and not key.startswith(old)}
-        return {key: name for key, name in {**others, **renamed}.items() if name in wanted}
+        found = {key: by_flat.get(flat(name)) for key, name in {**others, **renamed}.items()}
+        return {key: name for key, name in found.items() if name is not None}
 
     # A transformer lies in the backbone as ``model``, and so do timm's wrapped feature extractors.
     whole = any(key.startswith("backbone.") for key in tensors)
     old = "backbone." if whole else ""
     prefixes = [(old, "backbone."), (old, "backbone.model."), ("backbone.model.", "backbone.")]
     return max((known(prefix) for prefix in prefixes), key=len)
+
+
+def flat(name: str) -> str:
+    """A name of a module or weight without dots: timm writes stages.0 as stages_0 where it flattens a network."""
+    return name.replace(".", "_")
 
 
 def _resampled(

@@ -29,9 +29,11 @@ class DescriptorNet(nn.Module):
         dimension: Length of a descriptor.
         autocast_dtype: Compute the backbone in this type while training (bfloat16, float16); pooling, head and losses
             stay float32. None is float32 throughout.
+        loaded: Names of the weights that ``config.weights`` brought.
     """
 
     autocast_dtype: torch.dtype | None = None
+    loaded: tuple[str, ...] = ()
 
     def __init__(self, config: NetworkConfig, backbone: nn.Module) -> None:
         """Put a network of random weights on a backbone.
@@ -55,15 +57,6 @@ class DescriptorNet(nn.Module):
         self._frozen: tuple[nn.Module, ...] = ()
         if config.freeze:
             self._freeze(config.freeze)
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether the backbone computes in a shorter type while training; set to True it is bfloat16."""
-        return self.autocast_dtype is not None
-
-    @mixed_precision.setter
-    def mixed_precision(self, wanted: bool) -> None:
-        self.autocast_dtype = torch.bfloat16 if wanted else None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float32 normalised images to (B, dimension) float32 unit vectors, the descriptors."""
@@ -121,7 +114,7 @@ def build_network(config: NetworkConfig) -> DescriptorNet:
     config.check()
     network = DescriptorNet(config, build_backbone(config))
     if config.weights is not None:
-        load_weights(network, config.weights)
+        network.loaded = load_weights(network, config.weights).taken
     return network
 
 

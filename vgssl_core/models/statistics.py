@@ -13,7 +13,7 @@ from vgssl_core.errors import DataError
 from vgssl_core.imaging import Image, Preprocessing
 from vgssl_core.models.config import NetworkConfig
 from vgssl_core.models.embedder import normalise_images
-from vgssl_core.models.initialise import initialise_pooling
+from vgssl_core.models.from_data import initialise_pooling
 from vgssl_core.models.network import DescriptorNet, build_network
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from vgssl_core.errors import ConfigError
 from vgssl_core.models.config import NetworkConfig
+from vgssl_core.models.filling import flat
 from vgssl_core.models.weights import pretrained_backbone
 
 
@@ -51,23 +52,18 @@ def leading_stages(backbone: nn.Module, count: int, name: str) -> tuple[list[nn.
     Raises:
         ConfigError: The backbone has fewer stages.
     """
-    stages = [_flat(stage["module"]) for stage in backbone.feature_info.info]
+    stages = [flat(stage["module"]) for stage in backbone.feature_info.info]
     used = stages[: backbone.feature_info.out_indices[-1] % len(stages) + 1]
     if count > len(used):
         raise ConfigError(f"--freeze {count}: {name} has {len(used)} feature stages up to the pooled one.")
     # Modules are defined in the order in which an image meets them, each before its own parts.
     names, modules = zip(*backbone.named_modules(), strict=True)
-    inside = [i for i, key in enumerate(names) if f"{_flat(key)}_".startswith(f"{used[count - 1]}_")]
+    inside = [i for i, key in enumerate(names) if f"{flat(key)}_".startswith(f"{used[count - 1]}_")]
     if not inside:
         raise ConfigError(f"--freeze {count}: {name} does not tell where its stages end, give --freeze 0.")
     leading = modules[: inside[-1] + 1]
     whole = [module for i, module in enumerate(leading) if i + sum(1 for _ in module.modules()) <= len(leading)]
     return whole, [parameter for module in leading for parameter in module.parameters(recurse=False)]
-
-
-def _flat(key: str) -> str:
-    """Without dots: timm writes stages.0 as stages_0 where it flattens a network."""
-    return key.replace(".", "_")
 
 
 def channels_last(backbone: nn.Module) -> bool:
