@@ -64,7 +64,7 @@ setup(
             "safetensors>=0.4",
             "huggingface_hub>=0.20",
             "onnx>=1.16",
-            "onnxscript>=0.2",
+            "onnxscript>=0.5",
             "tensorboard>=2.12",
         ],
         "ros": [

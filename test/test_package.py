@@ -61,7 +61,7 @@ def test_programs_and_ros_side_do_not_import_each_other() -> None:
 def test_everything_but_the_learning_rooms_imports_without_torch() -> None:
     modules = [m for m in _modules("vgssl_core") if not (m.count(".") and m.split(".")[1] in TORCH_ROOMS)]
     modules += [f"training.{name}" for name in ("build_map", "evaluate", "localize", "map", "town", "vgssl")]
-    modules += ["vgssl_ros.evaluate_bag"]
+    modules += ["training.benchmark", "vgssl_ros.evaluate_bag"]
     code = BLOCKER.format(blocked={"torch", "timm", "torchvision", *ROS}, modules=modules)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
