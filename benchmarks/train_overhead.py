@@ -2,7 +2,8 @@
 
 ``python benchmarks/train_overhead.py --data DIR``: the trainer decodes ahead, crops and flips in threads, normalises,
 logs and watches the loss; the plain loop takes ready batches from memory. Both make rounds of the same number of steps,
-one after the other. Prints images per second of both, and how much slower ours is, in percent.
+one after the other. Prints images per second of both, and how much slower ours is, in percent, at the small settings' own
+size and at a larger one, where the network takes a larger share.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from training.train import _configuration as configuration
 from vgssl_core.command_line import run
+from vgssl_core.errors import ConfigError
 from vgssl_core.geopair import build_trainer
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.ssl.method import PairBatch
@@ -29,6 +31,7 @@ from vgssl_core.ssl.method import PairBatch
 _UNCOUNTED = 4
 #: Batches that the plain loop goes round.
 _READY = 16
+OWN_SIZE = "own"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,7 @@ class Config:
         method: Whose small settings are taken.
         device: auto, cpu or cuda.
         batch_size: Pairs per step.
-        width: Of the network's input in pixels.
-        height: Of the network's input in pixels.
+        sizes: Inputs of the network as WIDTHxHEIGHT in pixels; own is that of the small settings.
         steps: Of one round.
         rounds: Of each.
     """
@@ -50,8 +52,7 @@ class Config:
     method: str = "mocov2"
     device: str = "auto"
     batch_size: int = 32
-    width: int = 64
-    height: int = 32
+    sizes: list[str] = field(default_factory=lambda: [OWN_SIZE, "128x64"])
     steps: int = 25
     rounds: int = 6
 
@@ -110,12 +111,15 @@ class PlainLoop:
         return Cost((time.perf_counter() - began) / steps, (time.process_time() - began_cpu) / steps)
 
 
-def trainer_for(config: Config, folder: Path) -> Trainer:
+def trainer_for(config: Config, size: str, folder: Path) -> Trainer:
     """A trainer with the method's small settings, that never validates."""
+    width, cross, height = size.partition("x")
+    if size != OWN_SIZE and not (cross and width.isdecimal() and height.isdecimal()):
+        raise ConfigError(f"--sizes {size}: give WIDTHxHEIGHT in pixels, or {OWN_SIZE}.")
     given = [
         *("--config", f"small/{config.method}.yaml", "--data", str(config.data), "--out", str(folder)),
-        *("--width", str(config.width), "--height", str(config.height), "--epochs", "1000000"),
-        *("--batch_size", str(config.batch_size), "--val_every", "1000000", "--device", config.device),
+        *("--epochs", "1000000", "--batch_size", str(config.batch_size), "--val_every", "1000000"),
+        *("--device", config.device, *([] if size == OWN_SIZE else ["--width", width, "--height", height])),
     ]
     trainer = build_trainer(configuration(given)[0])
     trainer._validation = None
@@ -131,11 +135,17 @@ def ready_batches(trainer: Trainer) -> list[PairBatch]:
 
 
 def compare(config: Config) -> None:
-    """Measure both in turn and print."""
+    """Compare at every size."""
     logging.disable(logging.WARNING)
+    for size in config.sizes:
+        compare_at(size, config)
+
+
+def compare_at(size: str, config: Config) -> None:
+    """Measure both in turn and print."""
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(trainer_for(config, Path(folder) / "ours"))
-        other = trainer_for(config, Path(folder) / "plain")
+        ours = Ours(trainer_for(config, size, Path(folder) / "ours"))
+        other = trainer_for(config, size, Path(folder) / "plain")
         batches = ready_batches(other)
         plain = PlainLoop(other, batches)
         plain.round(_UNCOUNTED), ours.round(_UNCOUNTED + 3)  # the first steps allocate
@@ -143,8 +153,8 @@ def compare(config: Config) -> None:
     images = batches[0].x.shape[0] + batches[0].y.shape[0]
     for part in (batches[0].negatives, batches[0].negatives_y, batches[0].positives):
         images += 0 if part is None else part.shape[0] * part.shape[1]
-    size = f"{config.width}x{config.height}"
-    print(f"{config.method}, {other.config.backbone} at {size} on {other._device}, {images} images per step, ", end="")
+    given = f"{other._data.preprocessing.width}x{other._data.preprocessing.height}"
+    print(f"{config.method}, {other.config.backbone} at {given} on {other._device}, {images} images per step, ", end="")
     print(f"{torch.get_num_threads()} threads, medians of {config.rounds} rounds of {config.steps} steps")
     for name in ("wall_s", "cpu_s"):
         pairs = [(getattr(theirs, name), getattr(mine, name)) for theirs, mine in costs]

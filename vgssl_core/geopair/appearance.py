@@ -19,6 +19,8 @@ from vgssl_core.imaging import Image
 
 #: Shares of red, green and blue in brightness (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114])
+#: Matrices on RGB that leave all as it is, and that leave only brightness.
+_SAME, _GREY = np.eye(3), np.tile(_LUMA, (3, 1))
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def colour(image: Image, strength: float, rng: np.random.Generator) -> Image:
 
 def recoloured(image: Image, brightness: float, contrast: float, saturation: float, hue_turns: float) -> Image:
     """All four changes as one affine map of RGB; contrast counts from the image's mean brightness."""
-    turn, _ = cv2.Rodrigues(np.full(3, 2 * math.pi * hue_turns / math.sqrt(3)))  # about the grey axis
-    grey = np.broadcast_to(_LUMA, (3, 3))
-    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey) @ turn
-    offset = brightness * (1 - contrast) * float(_LUMA @ cv2.mean(image)[:3])
-    return cv2.transform(image, np.column_stack([matrix, np.full(3, offset)]).astype(np.float32))
+    affine = np.empty((3, 4), np.float32)
+    matrix = brightness * contrast * (saturation * _SAME + (1 - saturation) * _GREY)
+    if hue_turns:
+        matrix = matrix @ cv2.Rodrigues(np.full(3, 2 * math.pi * hue_turns / math.sqrt(3)))[0]  # about the grey axis
+    affine[:, :3], affine[:, 3] = matrix, brightness * (1 - contrast) * float(_LUMA @ cv2.mean(image)[:3])
+    return cv2.transform(image, affine)
 
 
 def blur(image: Image, strength: float, rng: np.random.Generator) -> Image:

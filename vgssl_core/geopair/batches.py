@@ -104,8 +104,8 @@ class BatchLoader:
             try:
                 for step in range(first_step, self.steps(pairs)):
                     batch = self._empty(pairs, step)
-                    jobs = [pool.submit(self._fill, batch, place, pairs, seed) for place in range(self._share)]
-                    ahead.append((batch, jobs))
+                    parts = np.array_split(np.arange(self._share), min(self._share, self._threads))
+                    ahead.append((batch, [pool.submit(self._fill, batch, part, pairs, seed) for part in parts]))
                     if len(ahead) > _AHEAD:
                         yield _finished(*ahead.popleft())
                 while ahead:
@@ -121,7 +121,12 @@ class BatchLoader:
         image = (*self._augmentation.size, 3)
         return PixelBatch(np.arange(first, first + count), *(np.empty((*shape, *image), np.uint8) for shape in shapes))
 
-    def _fill(self, batch: PixelBatch, place: int, pairs: PairList, seed: tuple[int, ...]) -> None:
+    def _fill(self, batch: PixelBatch, places: NDArray[np.int64], pairs: PairList, seed: tuple[int, ...]) -> None:
+        """Prepare the pairs at some places of a batch."""
+        for place in places.tolist():
+            self._fill_place(batch, place, pairs, seed)
+
+    def _fill_place(self, batch: PixelBatch, place: int, pairs: PairList, seed: tuple[int, ...]) -> None:
         row = int(batch.rows[place])
         rng = generator(Stream.AUGMENTATION, *seed, row)
         query = (self._database if pairs.identical[row] else self._queries)[int(pairs.queries[row])]

@@ -24,10 +24,12 @@ def normalise_images(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     Returns:
         (..., 3, H, W) float32, channels last in memory, which convolutions run faster on.
     """
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=images.device)
-    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=images.device)
-    normalised = images.to(torch.float32) * (1.0 / (255.0 * std)) - mean / std
-    return normalised.movedim(-1, -3)
+    width = images.shape[-2]
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in (preprocessing.mean, preprocessing.std))
+    # In place and a row of pixels at a time: to loop over three channels takes a CPU several times as long.
+    scale, offset = torch.stack([1.0 / (255.0 * std), mean / std]).repeat(1, width).to(images.device)
+    rows = images.flatten(-2).to(torch.float32).mul_(scale).sub_(offset)
+    return rows.unflatten(-1, (width, 3)).movedim(-1, -3)
 
 
 def model_id(network: DescriptorNet, preprocessing: Preprocessing) -> str:
