@@ -2,8 +2,8 @@
 
 ``python benchmarks/train_overhead.py --data DIR``: the trainer decodes ahead, crops and flips in threads, normalises,
 logs and watches the loss; the plain loop takes ready batches from memory. Both make rounds of the same number of steps,
-one after the other. Prints images per second of both, and how much slower ours is, in percent, at the small settings' own
-size and at a larger one, where the network takes a larger share.
+one after the other. Prints images per second of both, and how much slower ours is, in percent, at the small settings'
+own size and at a larger one.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class PairConfig:
             their images again; 0: off. They are those of the augmented views.
         mining_precision: Of the descriptors in mining: fp32, fp16 or bf16.
         mining_memory_mib: Limit on the memory of descriptors and similarities in mining; the search works in blocks
-            that fit.
+            that fit. Indices of images come on top: some 25 bytes for each image of the database.
         negative_ratio: The first paper's database negatives: so many pairs for each query are one database image that
             is nobody's positive, paired with itself.
         mask_false_negatives: Two images of a batch within the negative radius are no negatives of each other.
