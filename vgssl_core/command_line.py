@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import json
 import logging
+import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import docstring_parser
@@ -48,21 +49,52 @@ def parse(
         SystemExit: 0 after ``--help``, 2 for an unknown flag or key or a value of the wrong type.
     """
     documentation = docstring_parser.parse(config_type.__doc__ or "")
-    parser = jsonargparse.ArgumentParser(prog=program, description=documentation.short_description, parser_mode="yaml")
+    defaults = {item.name: item.default for item in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        description=documentation.short_description,
+        usage=" ".join(["%(prog)s", *_usage(config_type, positional), "[--SETTING VALUE] ..."]),
+        parser_mode="yaml",
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; flags go over it.")
     descriptions = {item.arg_name: item.description for item in documentation.params}
     hints = typing.get_type_hints(config_type)
-    defaults = {item.name: item.default for item in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     for name in positional:
         optional = defaults[name] is not dataclasses.MISSING
         choice = {"nargs": "?", "default": defaults[name]} if optional else {}
         parser.add_argument(name, type=hints[name], help=descriptions.get(name), **choice)
     parser.add_class_arguments(config_type, skip=set(positional))
+    _make_readable(parser, hints)
     given = [_with_underscores(item) for item in (sys.argv[1:] if arguments is None else arguments)]
     given = _with_values(given, {f"--{name}" for name, hint in hints.items() if hint is bool})
     given = _with_lists(given, {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is list})
     values = parser.instantiate(parser.parse_args(given))
     return config_type(**{name: values[name] for name in hints})
+
+
+def _usage(config_type: type, positional: Sequence[str]) -> list[str]:
+    """What must be given, and what may be given without a flag; the other settings would fill a page."""
+    fields = dataclasses.fields(config_type)
+    needed = {item.name: item.default is dataclasses.MISSING is item.default_factory for item in fields}
+    places = [name.upper() if needed[name] else f"[{name.upper()}]" for name in positional]
+    flags = [f"--{name} {name.upper()}" for name, is_needed in needed.items() if is_needed and name not in positional]
+    return [*places, *flags]
+
+
+def _make_readable(parser: jsonargparse.ArgumentParser, hints: Mapping[str, object]) -> None:
+    """Help without the marks of docstrings, and with lists as they are given here: one value after the other."""
+
+    def unmarked(text: str) -> str:
+        flags = re.sub(r"``(\w+)``", lambda found: f"{'--' * (found[1] in hints)}{found[1]}", text)
+        return flags.replace("`", "")
+
+    for action in parser._actions:
+        if isinstance(action.help, str):
+            action.help = unmarked(action.help)
+        if typing.get_origin(hints.get(action.dest)) is list:
+            action.metavar = "VALUE ..."
+    for group in parser._action_groups:
+        group.title = unmarked(group.title or "") or None
 
 
 def _with_underscores(argument: str) -> str:

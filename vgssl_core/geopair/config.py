@@ -31,7 +31,8 @@ class RunConfig:
     """What is trained on what.
 
     Attributes:
-        method: Module of `vgssl_core.ssl`: simclr, mocov2, byol, simsiam, barlow_twins, vicreg, triplet, …
+        method: Module of `vgssl_core.ssl`: simclr, mocov2, byol, simsiam, barlow_twins, vicreg, triplet,
+            multi_similarity, or one's own.
         data: Place set or bag to train on (its train split, where it has splits). One without queries, a robot's own
             streets, makes its pairs within its database.
         val: Place set for Recall@N during training (its val split, where it has splits); without it the val split
@@ -114,9 +115,10 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
     Attributes:
         projected: The embeddings of the method's projector are the descriptors, as in the first paper; otherwise the
             projector is dropped after training.
+        projector: Part of the network; ``projected`` sets it.
         width: Of the network's input in pixels; 0, with ``height``, takes the images' aspect.
         height: Of the network's input in pixels, or 0.
-        pixels: About width times height where they are 0.
+        pixels: About width times height, where these are 0.
         workers: Threads that decode and augment; 0 takes one per core.
         reduced_decoding: Decode large JPEGs of the training set at a half, a quarter or an eighth of their size, which
             is faster and gives nearly the same pixels. Validation always decodes in full.
