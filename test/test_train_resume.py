@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from conftest import SOAK
+from tiny import make_place_set
 from train_support import (
     METHODS,
     TINY,
@@ -22,6 +26,7 @@ from train_support import (
 from training import train
 from vgssl_core.geopair import build_trainer, load_run
 from vgssl_core.geopair.run_folder import load_checkpoint
+from vgssl_core.models import build_network
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +129,43 @@ def test_no_time_at_all_still_leaves_a_whole_run(data: Path, tmp_path: Path) -> 
     assert train.main(given) == 0
     assert state(tmp_path / "run")["progress"]["step"] == 0
     load_run(tmp_path / "run")
+
+
+def test_a_resume_needs_none_of_what_the_first_weights_came_from(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.pt"
+    torch.save(build_network(configuration(arguments("byol", data)).network_config()).state_dict(), weights)
+    for name, flag in (("file", "--weights"), ("init", "--init")):
+        given = arguments("byol", data, flag, str(weights), "--max_steps", "2")
+        assert train.main([*given, "--out", str(tmp_path / name)]) == 0
+    fetched = "vgssl_core.models.backbones.cnn.pretrained_backbone"
+    monkeypatch.setattr(fetched, timm.create_model)
+    given = arguments("byol", data, "--pretrained", "true", "--max_steps", "2")
+    assert train.main([*given, "--out", str(tmp_path / "published")]) == 0
+    weights.unlink()
+    monkeypatch.setattr(fetched, lambda *_, **__: pytest.fail("the published weights were asked for"))
+    for name in ("file", "init", "published"):
+        assert train.main(["--resume", "--out", str(tmp_path / name), "--max_steps", "4"]) == 0
+        assert state(tmp_path / name)["progress"]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        ("train", {"count": 16, "queries": 14}, "train has 14 queries, not 12"),
+        ("train", {"count": 14, "queries": 12, "step_m": 31.0}, "train has other images or names"),
+        ("val", {"count": 8, "queries": 5}, "val has other images or names"),
+    ],
+)
+def test_a_resume_after_the_set_changed_is_refused(
+    tmp_path: Path, split: str, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = make_data(tmp_path / "set"), tmp_path / "run"
+    assert train.main([*arguments("mocov2", root), "--max_steps", "2", "--out", str(run)]) == 0
+    shutil.rmtree(root / "images" / split)
+    make_place_set(root, split=split, **change)
+    before = (run / "last.pt").read_bytes()
+    assert train.main(["--resume", "--out", str(run), "--max_steps", "4"]) == 1
+    assert message in (said := capsys.readouterr().err) and f"--init {run}" in said
+    assert (run / "last.pt").read_bytes() == before

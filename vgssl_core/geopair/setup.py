@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +14,21 @@ import torch
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.augment import PairAugmentation
 from vgssl_core.geopair.batches import BatchLoader
-from vgssl_core.geopair.config import TrainConfig, plain
+from vgssl_core.geopair.config import TrainConfig
+from vgssl_core.geopair.continuation import check_data, check_settings, description, manifest
 from vgssl_core.geopair.decoded_cache import DecodedCache
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.images import ImageMemory, ImageStore, limit_opencv_threads
 from vgssl_core.geopair.overfit import few_pairs
 from vgssl_core.geopair.pair_config import PairConfig
 from vgssl_core.geopair.pairs import GeoPairs
-from vgssl_core.geopair.run_folder import FORMAT, RunFolder, versions
+from vgssl_core.geopair.run_folder import RunFolder
 from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.geopair.training_set import TrainingSet
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.models import DescriptorNet, best_device, build_network, normalise_images
+from vgssl_core.models import DescriptorNet, NetworkConfig, best_device, build_network, normalise_images
 from vgssl_core.models.backbones import input_multiple
 from vgssl_core.models.from_data import CLUSTER_IMAGES, initialise_pooling
 from vgssl_core.models.initial import initialise
@@ -38,11 +38,6 @@ from vgssl_core.ssl.method import SslMethod, TrainingScale, method_module
 
 logger = logging.getLogger(__name__)
 
-#: Settings that may differ between a run and its continuation.
-_FREE = {
-    *("resume", "out", "device", "workers", "memory_mib", "cache_dir", "cache_mib", "profile"),
-    *("max_minutes", "max_cpu_minutes", "max_steps", "early_stop"),
-}
 #: Images at a time on the device while clusters are sought.
 _CLUSTER_BATCH = 32
 
@@ -67,13 +62,15 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     run = _open_run(config)
     places, validation_places = read_sets(config)
     pairs = GeoPairs(places, config.pairs)
+    told = description(config, places, validation_places, pairs)
+    resumes = config.resume and run.has_last
+    if resumes:
+        check_data(run.path, run.manifest(), told)
     preprocessing = _preprocessing(config, places)
-    size = {"width": preprocessing.width, "height": preprocessing.height}
-    network = build_network(dataclasses.replace(config.network_config(), **size))
+    network = build_network(_network_config(config, preprocessing, resumes))
     network = network.to(processes.device, memory_format=torch.channels_last)
     images = _Images(config, preprocessing, processes)
     queries, database = images.stores(pairs.queries, pairs.database, config.reduced_decoding)
-    resumes = config.resume and run.has_last
     if not resumes:
         _prepare(network, config, database, preprocessing)
     method, batch_size = _method(config, network, places, len(pairs), processes)
@@ -103,9 +100,14 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     elif processes.first:
         if config.resume:
             logger.info("%s ended before its first checkpoint: training from the beginning.", config.out)
-        manifest = _manifest(config, network, preprocessing, places, validation_places, pairs)
-        run.begin(manifest, (validation_places or places).database.paths)
+        run.begin(manifest(config, network, preprocessing, told), (validation_places or places).database.paths)
     return trainer
+
+
+def _network_config(config: TrainConfig, preprocessing: Preprocessing, resumes: bool) -> NetworkConfig:
+    """At the input size; what a checkpoint of the run brings is not sought where the first weights came from."""
+    wanted = dataclasses.replace(config.network_config(), width=preprocessing.width, height=preprocessing.height)
+    return dataclasses.replace(wanted, pretrained=False, weights=None) if resumes else wanted
 
 
 class _Images:
@@ -203,41 +205,5 @@ def _open_run(config: TrainConfig) -> RunFolder:
         if run.exists:
             raise ConfigError(f"{config.out} holds a run already: give another --out, or go on with --resume true.")
         return run
-    old, new = run.manifest()["config"], plain(config)
-    changed = [key for key in new if key not in _FREE and old.get(key) != new[key]]
-    if changed:
-        key = changed[0]
-        raise ConfigError(
-            f"{config.out} was trained with {key} {old.get(key)}, not {new[key]}: resume with the same settings, or "
-            "start another run."
-        )
+    check_settings(run.path, run.manifest(), config)
     return run
-
-
-def _manifest(
-    config: TrainConfig,
-    network: DescriptorNet,
-    preprocessing: Preprocessing,
-    places: PlaceSet,
-    validation: PlaceSet | None,
-    pairs: GeoPairs,
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "method": config.method,
-        "seed": config.seed,
-        "network": network.config.to_dict(),
-        "preprocessing": preprocessing.to_dict(),
-        "data": {
-            "train": str(config.data),
-            "train_name": places.name,
-            "queries": len(places.queries),
-            "database": len(places.database),
-            "pairs": len(pairs),
-            "queries_without_positive": pairs.dropped,
-            "val": None if validation is None else str(validation.root),
-            "val_name": None if validation is None else validation.name,
-        },
-        "versions": versions(),
-        "config": plain(dataclasses.replace(config, resume=False)),
-    }
