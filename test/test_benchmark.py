@@ -18,15 +18,14 @@ from typing import Any
 import pytest
 import yaml
 from conftest import SOAK
-from tiny import make_place_set
+from tiny import make_place_set, table_row
 
 from training import benchmark, benchmark_cell
 from training.benchmark import BenchmarkConfig
-from training.benchmark_grid import Grid, LeftTime
+from training.benchmark_grid import Grid
 from vgssl_core import command_line
-from vgssl_core.errors import ConfigError, DataError
-from vgssl_core.evaluation.grid import CellPlan, CellResult, read_results, write_result
-from vgssl_core.evaluation.grid_table import Statistic, markdown, replace_section
+from vgssl_core.errors import ConfigError
+from vgssl_core.evaluation.grid import read_results
 from vgssl_core.geopair.trainer import Trainer
 
 #: Three steps an epoch.
@@ -83,11 +82,6 @@ def arguments(out: Path, data: Path, *configs: Path, seeds: int = 2, steps: int 
     return [str(item) for item in [*given, "--steps", steps]]
 
 
-def row(table: str, name: str) -> list[str]:
-    (line,) = [line for line in table.splitlines() if line.startswith(f"| {name}")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
 def test_the_table_says_what_the_cells_say(
     data: Path, settings: Path, tmp_path: Path, cells: Cells, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,10 +97,10 @@ def test_the_table_says_what_the_cells_say(
     assert [result.plan.seed for result in trained] == [0, 1]
     recall = [result.recall[5] for result in trained]
     expected = f"{statistics.fmean(recall):.1f} ± {statistics.stdev(recall):.1f}"
-    assert row(table, "tiny")[2].strip("*") == expected
-    assert row(table, "tiny")[5:7] == ["3 ± 0", "12 ± 0"] and row(table, "tiny")[-1] == "2"
-    assert row(table, "hog")[5:] == ["–", "–", "–", "1"]
-    assert row(table, "broken‡")[1:5] == ["–"] * 4
+    assert table_row(table, "tiny")[2].strip("*") == expected
+    assert table_row(table, "tiny")[5:7] == ["3 ± 0", "12 ± 0"] and table_row(table, "tiny")[-1] == "2"
+    assert table_row(table, "hog")[5:] == ["–", "–", "–", "1"]
+    assert table_row(table, "broken‡")[1:5] == ["–"] * 4
     assert "broken seed 1 failed and is left out: --lr is -1" in table
     assert (
         "positives within 25 m" in table
@@ -144,12 +138,6 @@ def test_cells_of_other_settings_are_refused_or_redone(
     assert benchmark.main([*given, "40", "--redo"]) == 0
     (result,) = read_results(tmp_path)
     assert result.plan.radius_m == 40.0 and "within 40 m" in result.protocol
-
-
-def test_any_setting_in_which_two_plans_differ_is_named() -> None:
-    assert plan(options={"t": 1}).difference(plan(options={"t": 1})) is None
-    assert plan(options={"t": 1}).difference(plan(options={"t": 2})) == "options.t was 2 and is now 1"
-    assert plan(lr=0.5).difference(plan()) == "lr was None and is now 0.5"
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_result(
@@ -312,58 +300,6 @@ def test_settings_lie_in_layers_under_the_budget(data: Path, tmp_path: Path) -> 
     plan = benchmark._plans(papers, benchmark._rows(papers), benchmark._sets(papers))[0]
     assert plan.settings["backbone"] == "resnet50"
     assert (plan.settings["max_minutes"], plan.settings["max_cpu_minutes"]) == (7.0, 0.0)
-
-
-def plan(name: str = "simclr", seed: int = 0, **settings: Any) -> CellPlan:
-    return CellPlan(name, "street", seed, "/train", "/data", "val", 25.0, {"max_steps": 9, **settings})
-
-
-def result(name: str, seed: int, recall: float, **figures: Any) -> CellResult:
-    recalls = {1: recall, 5: recall, 10: recall, 20: recall}
-    return CellResult(plan(name, seed), protocol="P", checkpoint="C", recall=recalls, steps=9, **figures)
-
-
-def test_statistics_are_of_the_sample() -> None:
-    assert Statistic.of([1.0, 2.0, 4.0]).text(2) == f"2.33 ± {statistics.stdev([1, 2, 4]):.2f}"
-    assert Statistic.of([3.0]).text() == "3.0" and Statistic.of([]).text() == "–"
-
-
-def test_the_best_of_a_column_is_bold_and_a_collapse_is_marked() -> None:
-    table = markdown([result("a", 0, 10.0), result("a", 1, 30.0), result("b", 0, 19.0, collapse="one point")])
-    assert row(table, "a")[1] == "**20.0 ± 14.1**" and row(table, "b†")[1] == "19.0"
-    assert "† b seed 0 had collapsed at the end: one point." in table
-
-
-def test_a_result_survives_its_file(tmp_path: Path) -> None:
-    written = result("a", 0, 10.0, last={"loss": 0.25}, versions={"commit": None}, machine={"cpu": "x", "cores": 2})
-    write_result(tmp_path, written)
-    assert read_results(tmp_path) == [written]
-    (written.plan.folder(tmp_path) / "result.yaml").write_text("rows: 3\n")
-    with pytest.raises(DataError, match="another version of the benchmark"):
-        read_results(tmp_path)
-
-
-def test_a_section_of_a_document_is_replaced_again_and_again(tmp_path: Path) -> None:
-    path = tmp_path / "a.md"
-    path.write_text(
-        "top\n<!-- benchmark:x -->\n<!-- /benchmark:x -->\n<!-- benchmark:y -->\nb\n<!-- /benchmark:y -->\n"
-    )
-    replace_section(path, "x", r"one \1")
-    once = path.read_text()
-    replace_section(path, "x", r"one \1")
-    assert path.read_text() == once
-    assert "<!-- benchmark:x -->\none \\1\n<!-- /benchmark:x -->" in once and "\nb\n" in once
-    with pytest.raises(ConfigError, match="has not one section"):
-        replace_section(path, "z", "one")
-
-
-def test_the_time_left_is_that_of_the_trainings_to_come() -> None:
-    baseline = replace(plan(), settings={})
-    left = LeftTime([baseline, *(plan(seed=seed) for seed in range(5))], jobs=2)
-    left.finished(baseline, 1000.0)
-    assert left.text() == ""
-    left.finished(plan(), 120.0)
-    assert left.text() == ", about 4 min left"
 
 
 def test_values_of_a_list_follow_its_flag() -> None:

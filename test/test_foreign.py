@@ -193,6 +193,6 @@ def test_foreign_export_says_what_it_needs(
 
 def test_training_from_a_foreign_bundle_is_refused(bundle: Path, places: Path) -> None:
     with pytest.raises(ConfigError, match="foreign network"):
-        initial.weights_of(bundle)
+        initial.read_initial(bundle)
     with pytest.raises(ConfigError, match="foreign"):
         untrained_embedder(bundle, places, "test")

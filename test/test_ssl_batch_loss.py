@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from ssl_support import exact_batch, exact_method
+from small_methods import build_method, make_batch
 
 from vgssl_core.ssl.barlow_twins import barlow_twins_terms
 from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod
@@ -27,7 +27,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def small(name: str, **options: object) -> SslMethod:
-    return exact_method(name, projector_dim=16, **options)
+    return build_method(name, **options).double()
 
 
 def values(output: LossTerms) -> dict[str, float]:
@@ -43,17 +43,17 @@ def test_hard_negatives_are_a_pair_of_two_views_for_each_query(name: str) -> Non
 
 def test_loss_is_that_of_queries_and_negatives_concatenated_by_hand(name: str) -> None:
     method = small(name)
-    batch = exact_batch(negatives=1)
+    batch = make_batch(method, dtype=torch.float64)
     by_hand = (torch.cat([batch.x, batch.negatives[:, 0]]), torch.cat([batch.y, batch.negatives_y[:, 0]]))
     x, y = (method.projector(method.network(images)).detach() for images in by_hand)
-    assert x.shape == (8, 16)
+    assert x.shape == (8, 12)
     expected = {term: float(value) for term, value in TERMS[name](x, y, method.config).items()}
     assert values(method(batch)) == pytest.approx(expected, abs=1e-10)
 
 
 def test_without_hard_negatives_the_views_are_queries_and_positives(name: str) -> None:
     method = small(name, hard_negatives=False)
-    batch = exact_batch()
+    batch = make_batch(method, dtype=torch.float64)
     x, y = (method.projector(method.network(images)).detach() for images in (batch.x, batch.y))
     expected = {term: float(value) for term, value in TERMS[name](x, y, method.config).items()}
     assert values(method(batch)) == pytest.approx(expected, abs=1e-10)
@@ -61,7 +61,7 @@ def test_without_hard_negatives_the_views_are_queries_and_positives(name: str) -
 
 def test_descriptors_are_those_of_queries_and_their_positives_alone(name: str) -> None:
     method = small(name).eval()
-    batch = exact_batch(negatives=1)
+    batch = make_batch(method, dtype=torch.float64)
     output = method(batch)
     assert torch.allclose(output.descriptors, method.network(batch.x), atol=1e-10)
     assert torch.allclose(output.positive_descriptors, method.network(batch.y), atol=1e-10)
@@ -70,7 +70,7 @@ def test_descriptors_are_those_of_queries_and_their_positives_alone(name: str) -
 
 def test_gradient_reaches_network_and_projector(name: str) -> None:
     method = small(name)
-    method(exact_batch(negatives=1)).total.backward()
+    method(make_batch(method, dtype=torch.float64)).total.backward()
     # The mean over the batch is taken away, so a bias before it has no say; all others have.
     assert all(parameter.grad is not None for parameter in method.parameters())
     assert all(method.projector[i].weight.grad.any() for i in (0, len(method.projector) - 1))
@@ -79,7 +79,7 @@ def test_gradient_reaches_network_and_projector(name: str) -> None:
 
 def test_no_projector_leaves_the_descriptors_as_embeddings(name: str) -> None:
     method = small(name, projector_layers=0)
-    batch = exact_batch(negatives=1)
+    batch = make_batch(method, dtype=torch.float64)
     x = method.network(torch.cat([batch.x, batch.negatives[:, 0]])).detach()
     y = method.network(torch.cat([batch.y, batch.negatives_y[:, 0]])).detach()
     expected = {term: float(value) for term, value in TERMS[name](x, y, method.config).items()}
@@ -95,7 +95,7 @@ def placed(batch: PairBatch, query_x_m: list[float], negative_x_m: list[float]) 
 
 def test_simclr_leaves_out_queries_and_negatives_of_one_place() -> None:
     method = small("simclr")
-    batch = exact_batch(negatives=1)
+    batch = make_batch(method, dtype=torch.float64)
     x, y = (
         method.projector(method.network(torch.cat([first, second[:, 0]]))).detach()
         for first, second in ((batch.x, batch.negatives), (batch.y, batch.negatives_y))
@@ -111,6 +111,6 @@ def test_simclr_leaves_out_queries_and_negatives_of_one_place() -> None:
 
 @pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
 def test_positions_change_nothing_where_there_are_no_negatives(name: str) -> None:
-    batch = exact_batch(negatives=1)
+    batch = make_batch(small(name), dtype=torch.float64)
     plain, with_positions = small(name)(batch), small(name)(placed(batch, [0, 1, 2, 3], [4, 5, 6, 7]))
     assert values(with_positions) == values(plain)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from ssl_support import dot, exact_batch, exact_method, normal
+from small_methods import build_method, make_batch
+from ssl_support import dot, normal
 
 from vgssl_core.errors import ConfigError
 from vgssl_core.ssl.method import PairBatch
@@ -109,9 +110,9 @@ def test_equal_or_zero_rows_have_a_finite_gradient(value: float) -> None:
 
 @pytest.mark.parametrize("positives", [1, 3])
 def test_a_batch_is_taken_place_by_place(positives: int) -> None:
-    method = exact_method("multi_similarity", positives_per_query=positives)
+    method = build_method("multi_similarity", positives_per_query=positives).double()
     assert method.positives_per_query == positives and method.negatives_per_query == 0
-    batch = exact_batch(further_positives=positives - 1)
+    batch = make_batch(method, dtype=torch.float64)
     output = method(batch)
     further = [] if batch.positives is None else batch.positives.unbind(1)
     images = torch.stack([batch.x, batch.y, *further], dim=1).flatten(0, 1)
@@ -124,8 +125,8 @@ def test_a_batch_is_taken_place_by_place(positives: int) -> None:
 
 
 def test_positions_leave_out_queries_of_one_place() -> None:
-    method = exact_method("multi_similarity")
-    plain = exact_batch(further_positives=2)
+    method = build_method("multi_similarity").double()
+    plain = make_batch(method, dtype=torch.float64)
     positions_m = torch.tensor([[0, 0], [20, 0], [500, 0], [900, 0]], dtype=torch.float64)
     placed = PairBatch(plain.x, plain.y, positives=plain.positives, positions_m=positions_m, same_place_m=25)
     embeddings = method.network(torch.cat([plain.x[:, None], plain.y[:, None], plain.positives], 1).flatten(0, 1))

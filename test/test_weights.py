@@ -18,7 +18,7 @@ from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.inference.bundle import compute_model_id, load_bundle, write_bundle
 from vgssl_core.models import DescriptorNet, NetworkConfig, ProjectorConfig, TorchEmbedder, build_network, model_id
-from vgssl_core.models.initial import initialise, weights_of
+from vgssl_core.models.initial import initialise, read_initial
 from vgssl_core.models.onnx_export import export_onnx
 
 CNN = NetworkConfig("test_resnet", descriptor_dim=8, pretrained=False)
@@ -130,7 +130,7 @@ def test_bundle_gives_back_every_weight_bit_by_bit(tmp_path: Path, config: Netwo
     bundle = save_bundle(tmp_path / "bundle", source)
     report = initialise(network, bundle)
     assert same(network, source.state_dict()) and not report.filled.kept
-    arrays = {key: value.numpy() for key, value in weights_of(bundle).items()}
+    arrays = {key: value.numpy() for key, value in read_initial(bundle).tensors.items()}
     assert compute_model_id(arrays, config.architecture(), SIZE) == load_bundle(bundle).model_id
 
 

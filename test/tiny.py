@@ -100,3 +100,8 @@ def make_place_set(
             image = cv2.cvtColor(picture(number), cv2.COLOR_RGB2BGR)
             cv2.imwrite(str(folder / part / name.format()), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     return root
+
+
+def table_row(table: str, name: str) -> list[str]:
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {name}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]

@@ -105,15 +105,6 @@ def start(network: DescriptorNet, initial: InitialWeights, source: str) -> Fille
     return dataclasses.replace(filled, unused=(*filled.unused, *initial.unknown))
 
 
-def weights_of(path: str | Path) -> dict[str, Tensor]:
-    """The weights alone of what `initialise` takes.
-
-    Raises:
-        ConfigError, BundleError: See `initialise`.
-    """
-    return read_initial(Path(path)).tensors
-
-
 def read_initial(path: Path) -> InitialWeights:
     """Read a run folder, a bundle folder or a checkpoint file.
 
