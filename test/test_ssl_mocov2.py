@@ -243,6 +243,7 @@ def test_settings_that_cannot_work_are_refused_by_name(option: str, value: float
 def test_queue_is_limited_by_the_number_of_pairs() -> None:
     assert queue_length(Config(queue_size=65536, queue_fraction=0.25), TrainingScale(1825, 32)) == 456
     assert queue_length(Config(queue_size=65536), TrainingScale(1825, 32)) == 65536
+    assert queue_length(Config(queue_size=12), TrainingScale(pairs=12, batch_size=32)) == 12  # no batch has more
 
 
 def test_batch_larger_than_the_queue_is_refused() -> None:

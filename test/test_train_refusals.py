@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from tiny import make_place_set
-from train_support import MOCO, TINY, TRIPLET, make_data, refused
+from train_support import METHODS, MOCO, TINY, TRIPLET, arguments, configuration, make_data, refused
 
 from training import train
+from vgssl_core.geopair import build_trainer
+from vgssl_core.geopair.effects import check_effects
+from vgssl_core.ssl.method import method_module
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_sets_that_cannot_be_used_are_refused(
         (["--init", "nowhere"], "nowhere"),
         (["--head", "pca"], "train with --head none, then export with --pca LENGTH"),
         (["--init", "a", "--weights", "b"], "--init a --weights b: give one of them"),
-        (["--projected", "true"], "method mocov2 has no projector"),
+        (["--projected", "true"], "has no projector: give it layers with --options.projector_layers, or"),
         (["--pairs.reuse_steps", "2", "--augment.swap", "0.5"], "pairs.reuse_steps needs --augment.swap 0"),
         (["--max_cpu_minutes", "-1"], "--max_cpu_minutes is -1"),
         (["--options.temperature", "0"], "options.temperature is 0.0: give a number above 0"),
@@ -115,6 +118,7 @@ def test_settings_that_cannot_work_are_refused(
     [
         (["--options.margin", "-1"], "options.margin is -1.0: give 0 or more"),
         (["--options.negatives", "0"], "options.negatives is 0: give at least 1"),
+        (["--projected", "true"], "method triplet has no projector: set --projected false"),
         (["--queries_per_epoch", "3"], "--queries_per_epoch 3 make no step of 4 queries"),
     ],
 )
@@ -122,6 +126,72 @@ def test_settings_of_the_triplet_loss_that_cannot_work_are_refused(
     data: Path, tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused([*TRIPLET, "--data", str(data), *TINY, *given], tmp_path / "run", capsys)
+
+
+@pytest.mark.parametrize(
+    ("method", "negatives", "message"),
+    [
+        ("simclr", [], "but one is wanted: lower --pairs.negative_radius_m."),
+        ("simclr", ["--pairs.mining_database", "3"], "but one is wanted: raise --pairs.mining_database."),
+        ("triplet", [], "but 2 negatives are wanted: lower --options.negatives, or lower --pairs.negative_radius_m."),
+    ],
+)
+def test_too_few_negatives_are_refused_with_settings_that_the_method_has(
+    data: Path, tmp_path: Path, method: str, negatives: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(method, data, "--pairs.negative_radius_m", "1e6", *negatives)
+    assert message in refused(given, tmp_path / "run", capsys)
+
+
+def test_patience_without_validation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_place_set(tmp_path / "set", count=8, queries=6)
+    message = refused([*arguments("byol", root), "--early_stop", "2"], tmp_path / "run", capsys)
+    assert "--early_stop 2 counts validations" in message and "--val DIR, or --early_stop 0" in message
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mask_of_false_negatives_is_refused_where_a_batch_has_no_negatives(
+    data: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(method, data, "--pairs.mask_false_negatives", "true")
+    if method in ("simclr", "mocov2", "multi_similarity"):
+        build_trainer(configuration([*given, "--out", str(tmp_path / "run")]))
+    else:
+        message = refused(given, tmp_path / "run", capsys)
+        assert f"has no effect: in method {method}" in message and "Set it to false" in message
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["--method", "mocov2", "--config", "paper/ablation/projector_4096.yaml"],
+            "--options.projector_dim 4096 has no",
+        ),
+        (
+            ["--config", "paper/v1/simclr.yaml", "--config", "paper/ablation/descriptor_512.yaml"],
+            "--descriptor_dim 512",
+        ),
+        (["--method", "simclr", "--config", "paper/ablation/projector_4096.yaml"], ""),
+        (["--method", "triplet", "--config", "paper/ablation/descriptor_512.yaml"], ""),
+        (["--config", "paper/v1/mocov2.yaml"], ""),
+    ],
+)
+def test_an_axis_of_the_ablations_without_effect_is_told(
+    files: list[str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configuration([*files, "--data", "somewhere"])
+    check_effects(config, method_module(config.method).Method, validated=True, own_streets=False)
+    assert message in caplog.text and bool(message) == bool(caplog.records)
+
+
+def test_own_streets_with_negatives_in_the_batch_are_advised_to_mask(caplog: pytest.LogCaptureFixture) -> None:
+    for method, mask, advised in (("mocov2", "false", 1), ("mocov2", "true", 0), ("byol", "false", 0)):
+        config = configuration(["--method", method, "--data", "d", "--pairs.mask_false_negatives", mask])
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            check_effects(config, method_module(method).Method, validated=True, own_streets=True)
+        assert caplog.text.count("consider --pairs.mask_false_negatives true") == advised
 
 
 def test_a_run_in_use_and_changed_settings_are_refused(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import make_place_set
-from train_support import arguments, make_data, same, state
+from train_support import arguments, configuration, make_data, same, state
 
 from training import train
-from vgssl_core.geopair import load_run
+from vgssl_core.geopair import build_trainer, load_run
 from vgssl_core.geopair.budget import Budget, Clock
 from vgssl_core.geopair.config import BudgetConfig
 from vgssl_core.geopair.distributed import Processes
@@ -92,8 +92,18 @@ def test_a_run_starts_from_the_weights_of_another(data: Path, tmp_path: Path) ->
     assert same(dict(first), dict(second))
 
 
+@pytest.mark.parametrize(("batch", "queries"), [(24, 12), (30, 12), (16, 8)])
+def test_a_small_set_cuts_the_queries_of_a_batch_and_not_its_hard_negatives(
+    data: Path, tmp_path: Path, batch: int, queries: int
+) -> None:
+    given = arguments("simclr", data, "--batch_size", str(batch), "--out", str(tmp_path / "run"))
+    assert f" 12 pairs (0 queries without a positive), {queries} queries per step" in (
+        build_trainer(configuration(given)).description()
+    )
+
+
 def test_a_set_without_queries_trains_on_its_own_streets(data: Path, tmp_path: Path) -> None:
     root = make_place_set(tmp_path / "drive", count=30, step_m=4.0, queries=0)
-    given = arguments("vicreg", root, "--val", str(data), "--epochs", "1", "--pairs.mask_false_negatives", "true")
+    given = arguments("simclr", root, "--val", str(data), "--epochs", "1", "--pairs.mask_false_negatives", "true")
     assert train.main([*given, "--out", str(tmp_path / "run")]) == 0
     assert load_run(tmp_path / "run")[2]["data"]["pairs"] == 30

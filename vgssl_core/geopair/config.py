@@ -155,9 +155,9 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
         if self.projected:
             values["projector"] = self.options.projector()  # type: ignore[attr-defined]
             if values["projector"] is None or not values["projector"].layers:
+                remedy = "" if values["projector"] is None else "give it layers with --options.projector_layers, or "
                 raise ConfigError(
-                    f"--projected true: method {self.method} has no projector with these options: give it layers with "
-                    "--options.layers, or --projected false."
+                    f"--projected true: method {self.method} has no projector: {remedy}set --projected false."
                 )
         return NetworkConfig(**values)
 

@@ -143,8 +143,8 @@ def _check_enough(pairs: GeoPairs, paths: Sequence[Path], free: NDArray[np.integ
         return
     sampled = searched < len(pairs.database)
     remedy = "raise --pairs.mining_database" if sampled else "lower --pairs.negative_radius_m"
+    wanted = f"{count} negatives are wanted: lower --options.negatives, or" if count > 1 else "one is wanted:"
     raise DataError(
         f"{paths[int(free.argmin())]}: only {free.min()} of {searched} {'sampled ' * sampled}database images lie "
-        f"beyond {pairs.config.negative_radius_m:g} m, but {count} negatives are wanted: lower --options.negatives, or "
-        f"{remedy}."
+        f"beyond {pairs.config.negative_radius_m:g} m, but {wanted} {remedy}."
     )

@@ -45,7 +45,8 @@ class PairConfig:
             that fit. Indices of images come on top: some 25 bytes for each image of the database.
         negative_ratio: The first paper's database negatives: so many pairs for each query are one database image that
             is nobody's positive, paired with itself.
-        mask_false_negatives: Two images of a batch within the negative radius are no negatives of each other.
+        mask_false_negatives: Two images of a batch within the negative radius are no negatives of each other; for
+            methods that have such negatives (simclr, mocov2, multi_similarity), above all on one's own streets.
         own_streets: Train on the database alone, as a drive over one's own streets; a set without queries always does.
         pass_gap_s: One drive: images that were taken further apart in time, with a way back in between, belong to two
             passes of the street; another pass is preferred as positive.

@@ -18,6 +18,7 @@ from vgssl_core.geopair.config import TrainConfig
 from vgssl_core.geopair.continuation import check_data, check_settings, description, manifest
 from vgssl_core.geopair.decoded_cache import DecodedCache
 from vgssl_core.geopair.distributed import Processes
+from vgssl_core.geopair.effects import check_effects
 from vgssl_core.geopair.images import ImageMemory, ImageStore, limit_opencv_threads
 from vgssl_core.geopair.overfit import few_pairs
 from vgssl_core.geopair.pair_config import PairConfig
@@ -62,6 +63,7 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     run = _open_run(config)
     places, validation_places = read_sets(config)
     pairs = GeoPairs(places, config.pairs)
+    check_effects(config, method_module(config.method).Method, validation_places is not None, pairs.own_streets)
     told = description(config, places, validation_places, pairs)
     resumes = config.resume and run.has_last
     if resumes:
@@ -73,12 +75,11 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     queries, database = images.stores(pairs.queries, pairs.database, config.reduced_decoding)
     if not resumes:
         _prepare(network, config, database, preprocessing)
-    method, batch_size = _method(config, network, places, len(pairs), processes)
+    method, rows = _method(config, network, places, len(pairs), processes)
     validation = None
     if validation_places is not None:
         stores = images.stores(validation_places.queries, validation_places.database)
         validation = Validation(validation_places, *stores, preprocessing, config.recall_radius_m)
-    rows = method.queries_per_step(batch_size)
     augmentation = PairAugmentation(config.augment, preprocessing)
     share = (processes.rank, processes.count)
     loader = BatchLoader(queries, database, augmentation, rows, images.threads, method.negative_views, *share)
@@ -149,17 +150,17 @@ def _prepare(network: DescriptorNet, config: TrainConfig, database: ImageStore, 
 def _method(
     config: TrainConfig, network: DescriptorNet, places: PlaceSet, pairs: int, processes: Processes
 ) -> tuple[SslMethod, int]:
-    """The method on its device, and the pairs of a batch: fewer than asked for where the set is small."""
-    batch_size = min(config.batch_size, pairs)
-    if batch_size < 2:
+    """The method on its device, and the queries of a batch: fewer than asked for where the set is small."""
+    if pairs < 2:
         raise DataError(f"{places.name} offers {pairs} pair: training needs at least 2.")
-    if batch_size < config.batch_size:
-        logger.info("There are only %d pairs: the batch size is %d.", pairs, batch_size)
-    scale = TrainingScale(pairs, batch_size)
+    scale = TrainingScale(pairs, config.batch_size)
     method = method_module(config.method).Method(network, config.options, scale)  # type: ignore[attr-defined]
-    if not method.queries_per_step(batch_size):
-        raise ConfigError(f"--batch_size {batch_size} leaves no query beside the hard negatives: raise it.")
-    return method.to(processes.device), batch_size
+    rows = method.queries_per_step(config.batch_size)
+    if not rows:
+        raise ConfigError(f"--batch_size {config.batch_size} leaves no query beside the hard negatives: raise it.")
+    if rows > pairs:
+        logger.info("There are only %d pairs: a batch has %d queries instead of %d.", pairs, pairs, rows)
+    return method.to(processes.device), min(rows, pairs)
 
 
 def _chosen_by_descriptors(config: PairConfig, method: SslMethod) -> bool:

@@ -90,7 +90,8 @@ class TrainingScale:
 
     Attributes:
         pairs: Number of query-positive pairs in the training set.
-        batch_size: Pairs per step over all processes; a hard negative and its second view are a pair too.
+        batch_size: Pairs per step over all processes, as asked for: a batch has at most ``pairs`` queries. A hard
+            negative and its second view are a pair too.
     """
 
     pairs: int
@@ -117,11 +118,14 @@ class SslMethod(nn.Module, ABC):
         negative_views: 1: a negative comes as it is; 2: in two views that are augmented independently, and counts as
             a pair of the batch.
         positives_per_query: How many positives each query of a batch must bring.
+        compares_places: Whether images of a batch are each other's negatives, so that those of one place can be left
+            out by their positions.
     """
 
     negatives_per_query: int = 0
     negative_views: Literal[1, 2] = 1
     positives_per_query: int = 1
+    compares_places: bool = False
 
     def __init__(self, network: DescriptorNet, projector: ProjectorConfig | None = None) -> None:
         """Take the network.

@@ -127,6 +127,7 @@ class Method(SslMethod):
     """
 
     negative_views = 2
+    compares_places = True
     queue: Tensor
     queue_positions_m: Tensor
     queue_pointer: Tensor
@@ -214,7 +215,8 @@ def queue_length(config: Config, scale: TrainingScale) -> int:
     if config.queue_fraction > 0 and limit < size:
         logger.info("The queue holds %d keys: %g of the %d pairs.", limit, config.queue_fraction, scale.pairs)
         size = limit
-    new = scale.batch_size * (2 if config.symmetric else 1)
+    most = scale.pairs * (2 if config.hard_negatives else 1)  # a small set fills no batch
+    new = min(scale.batch_size, most) * (2 if config.symmetric else 1)
     if new > size and size < config.queue_size:
         raise ConfigError(
             f"A step brings {new} keys but the queue holds {size}, because --options.queue_fraction is "

@@ -140,6 +140,8 @@ def _log_one_plus_sum(exponents: Tensor, chosen: Tensor) -> Tensor:
 class Method(SslMethod):
     """Multi-similarity loss: all images of a place through one encoder, without projector."""
 
+    compares_places = True
+
     def __init__(self, network: DescriptorNet, config: Config, scale: TrainingScale) -> None:
         super().__init__(network)
         self.config = config

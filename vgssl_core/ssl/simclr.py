@@ -80,6 +80,8 @@ def nt_xent(x: Tensor, y: Tensor, temperature: float, one_place: Tensor | None =
 class Method(BatchLossMethod):
     """SimCLR."""
 
+    compares_places = True
+
     def __init__(self, network: DescriptorNet, config: Config, scale: TrainingScale) -> None:
         super().__init__(network, config.projector(), config.hard_negatives)
         self.config = config
