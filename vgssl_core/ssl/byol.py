@@ -16,14 +16,9 @@ from vgssl_core.ssl.settings import require
 
 @dataclass(frozen=True)
 class Config(PredictionConfig):
-    """Settings of BYOL.
+    """Settings of BYOL beside those of every method that predicts.
 
     Attributes:
-        projector_layers: L, linear layers of the projector, with batch norm between them; 0 is no projector.
-        projector_dim: D_p, length of an embedding and width of the projector's hidden layers.
-        predictor_dim: Width of the predictor's hidden layer.
-        symmetric: Also predict the queries' embeddings from the positives', as in the paper.
-        hard_negatives: Each query brings one mined negative in two views, which count as a pair of the batch.
         momentum: m of the target: its weights become m · own + (1 − m) · the trained ones.
     """
 

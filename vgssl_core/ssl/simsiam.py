@@ -16,15 +16,7 @@ from vgssl_core.ssl.prediction import PredictionConfig, prediction_loss
 
 @dataclass(frozen=True)
 class Config(PredictionConfig):
-    """Settings of SimSiam.
-
-    Attributes:
-        projector_layers: L, linear layers of the projector, with batch norm between them; 0 is no projector.
-        projector_dim: D_p, length of an embedding and width of the projector's hidden layers.
-        predictor_dim: Width of the predictor's hidden layer.
-        symmetric: Also predict the queries' embeddings from the positives', as in the paper.
-        hard_negatives: Each query brings one mined negative in two views, which count as a pair of the batch.
-    """
+    """Settings of SimSiam: those of every method that predicts."""
 
 
 class Method(SslMethod):
