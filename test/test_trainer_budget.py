@@ -107,3 +107,11 @@ def test_a_set_without_queries_trains_on_its_own_streets(data: Path, tmp_path: P
     given = arguments("simclr", root, "--val", str(data), "--epochs", "1", "--pairs.mask_false_negatives", "true")
     assert train.main([*given, "--out", str(tmp_path / "run")]) == 0
     assert load_run(tmp_path / "run")[2]["data"]["pairs"] == 30
+
+
+def test_overfitting_ones_own_streets_measures_other_images_of_the_place(data: Path, tmp_path: Path) -> None:
+    root = make_place_set(tmp_path / "drive", count=30, step_m=4.0, queries=0)
+    given = arguments("byol", root, "--overfit", "8", "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert train.main(given) == 0
+    told = load_run(tmp_path / "run")[2]["data"]
+    assert (told["pairs"], told["database"]) == (8, 8) and told["val_name"] == told["train_name"]

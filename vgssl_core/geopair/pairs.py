@@ -61,7 +61,7 @@ class GeoPairs:
         """
         config.check()
         self.database: Places = places.database
-        alone = config.own_streets or not len(places.queries)
+        alone = config.own_streets or not len(places.queries) or places.queries is places.database
         self.queries: Places = places.database if alone else places.queries
         self.config = config
         if self.own_streets:

@@ -57,6 +57,8 @@ def embed_store(
 class Validation:
     """A place set to measure Recall@N on.
 
+    Where the queries are the database, no image finds itself.
+
     Attributes:
         name: Of the set.
     """
@@ -70,7 +72,11 @@ class Validation:
         radius_m: float,
     ) -> None:
         self.name = places.name
+        self._alone = places.queries is places.database
         positives = within_radius(places.queries.planar_m, places.database.planar_m, radius_m)
+        if self._alone:
+            positives.setdiag(False)
+            positives.eliminate_zeros()
         if not positives.nnz:
             raise DataError(
                 f"The validation set {places.name}: no database image within {radius_m:g} m of any of "
@@ -85,5 +91,10 @@ class Validation:
         stores = (self._queries, self._database)
         queries, database = (embed_store(network, s, np.arange(len(s)), self._preprocessing, processes) for s in stores)
         count = min(max(NS), len(database))
-        best = [(block @ database.T).topk(count, dim=1).indices for block in queries.split(_ROWS)]
+        best = []
+        for start in range(0, len(queries), _ROWS):
+            similarity = queries[start : start + _ROWS] @ database.T
+            if self._alone:
+                similarity.diagonal(start).fill_(-torch.inf)
+            best.append(similarity.topk(count, dim=1).indices)
         return recall_at(torch.cat(best).cpu().numpy(), self._positives, NS)
