@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d
-from torch import distributed, nn
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from torch import nn
 
+from vgssl_core.models import NetworkConfig, build_network
 from vgssl_core.models.sync_batch_norm import synchronised
-
-
-@pytest.fixture
-def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """With a process group, so that the sums over processes are taken."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
 
 LAYERS = {
     "1d": (lambda: nn.BatchNorm1d(5), (7, 5)),
@@ -72,6 +62,21 @@ def test_a_network_keeps_its_parameters_and_the_names_of_its_state(backbone: str
     network.load_state_dict(state)
     assert torch.equal(network(x), expected)
     assert not any(type(m) in (nn.BatchNorm2d, BatchNormAct2d) for m in network.modules())
+
+
+@pytest.mark.parametrize("convert", [synchronised, convert_sync_batchnorm], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("copied", [False, True], ids=["network", "momentum encoder"])
+def test_frozen_batch_norm_stays_frozen(convert: Callable[[nn.Module], nn.Module], copied: bool) -> None:
+    network = build_network(NetworkConfig(backbone="test_resnet", pretrained=False, freeze=1))
+
+    def frozen() -> set[str]:
+        return {name for name, module in network.named_modules() if not module.training}
+
+    expected = frozen()
+    assert any(isinstance(network.get_submodule(name), nn.BatchNorm2d) for name in expected)
+    network = convert(copy.deepcopy(network) if copied else network)
+    network.train()
+    assert frozen() >= expected
 
 
 def test_half_precision_is_summed_in_float32(one_process: None) -> None:

@@ -37,7 +37,9 @@ def train_by_two(given: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("method", "more"),
-    [(name, []) for name in METHODS] if SOAK else [("vicreg", ["--accumulate", "2", "--pairs.reuse_steps", "4"])],
+    [(name, []) for name in METHODS]
+    if SOAK
+    else [("vicreg", ["--accumulate", "2", "--pairs.reuse_steps", "4", "--freeze", "1"])],
 )
 def test_two_processes_train_what_one_trains(data: Path, tmp_path: Path, method: str, more: list[str]) -> None:
     given = arguments(method, data, "--max_steps", "3", *more)
@@ -49,6 +51,8 @@ def test_two_processes_train_what_one_trains(data: Path, tmp_path: Path, method:
     assert one["progress"]["step"] == two["progress"]["step"] == 3
     assert one["progress"]["best"] == two["progress"]["best"]
     assert two["progress"]["rows"][0]["loss"] == pytest.approx(one["progress"]["rows"][0]["loss"], rel=1e-3)
+    counts = [name for name in one["method"] if name.endswith(".num_batches_tracked")]
+    assert counts and all(torch.equal(one["method"][name], two["method"][name]) for name in counts)
     # Adam moves a weight by the step size of 1e-3 even where its gradient is only rounding: a few differ by that.
     floats = [
         name for name, value in one["method"].items() if name.startswith("network.") and value.is_floating_point()

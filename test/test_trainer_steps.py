@@ -16,6 +16,7 @@ from vgssl_core.errors import ConfigError
 from vgssl_core.geopair.config import OptimiserConfig
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.optimisation import Optimisation, lr_factor
+from vgssl_core.models import DescriptorNet
 from vgssl_core.ssl.method import PairBatch, SslMethod
 
 CPU = Processes(torch.device("cpu"))
@@ -82,6 +83,20 @@ def test_every_precision_trains_and_keeps_weights_in_float32(data: Path, tmp_pat
     method = state(tmp_path / precision)["method"]
     assert {value.dtype for value in method.values() if value.is_floating_point()} == {torch.float32}
     assert bool(state(tmp_path / precision)["optimiser"]["scaler"]) == (precision == "fp16")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_encoder_of_a_method_computes_its_backbone_in_the_wanted_precision(name: str) -> None:
+    method = build_method(name).train()
+    optimisation = Optimisation(method, OptimiserConfig(precision="bf16"), CPU)
+    seen: dict[str, set[torch.dtype]] = {}
+    for module_name, module in method.named_modules():
+        if isinstance(module, DescriptorNet):
+            types = seen.setdefault(module_name, set())
+            module.backbone.layer1.register_forward_hook(lambda *call, types=types: types.add(call[2].dtype))
+    optimisation.step([make_batch(method)], 0, 0.0)
+    assert len(seen) == (2 if name in ("byol", "mocov2") else 1)
+    assert set(map(frozenset, seen.values())) == {frozenset({torch.bfloat16})}
 
 
 def test_step_size_rises_over_the_warmup_and_falls_by_the_cosine() -> None:

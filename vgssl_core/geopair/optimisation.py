@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vgssl_core.errors import ConfigError
 from vgssl_core.geopair.config import OptimiserConfig
 from vgssl_core.geopair.distributed import Processes
-from vgssl_core.models import computes_bfloat16
+from vgssl_core.models import DescriptorNet, computes_bfloat16
 from vgssl_core.models.sync_batch_norm import synchronised
 from vgssl_core.ssl.method import LossTerms, PairBatch, SslMethod
 
@@ -40,7 +40,9 @@ class Optimisation:
     def __init__(self, method: SslMethod, config: OptimiserConfig, processes: Processes) -> None:
         self._method, self._config, self._processes = method, config, processes
         dtype = backbone_dtype(config.precision, processes.device)
-        method.network.autocast_dtype = dtype
+        for module in method.modules():  # momentum encoders have networks of their own
+            if isinstance(module, DescriptorNet):
+                module.autocast_dtype = dtype
         self._model: nn.Module = method
         if processes.count > 1:
             if config.sync_batch_norm:
@@ -117,7 +119,7 @@ def lr_factor(config: OptimiserConfig, step: int, done: float) -> float:
 
 
 def backbone_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """What the backbone computes in while training; None is float32 throughout."""
+    """What the backbone computes in while training and mining; None is float32 throughout."""
     if precision == "auto":
         precision = "bf16" if computes_bfloat16(device) else "fp32"
     return _DTYPES[precision]

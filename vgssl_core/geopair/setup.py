@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from vgssl_core.errors import ConfigError, DataError
@@ -26,10 +25,10 @@ from vgssl_core.geopair.pairs import GeoPairs
 from vgssl_core.geopair.run_folder import RunFolder
 from vgssl_core.geopair.streams import Stream, generator
 from vgssl_core.geopair.trainer import Trainer
-from vgssl_core.geopair.training_set import TrainingSet
+from vgssl_core.geopair.training_set import TrainingSet, network_input
 from vgssl_core.geopair.validation import Validation
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.models import DescriptorNet, NetworkConfig, best_device, build_network, normalise_images
+from vgssl_core.models import DescriptorNet, NetworkConfig, best_device, build_network
 from vgssl_core.models.backbones import input_multiple
 from vgssl_core.models.from_data import CLUSTER_IMAGES, initialise_pooling
 from vgssl_core.models.initial import initialise
@@ -71,7 +70,7 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     preprocessing = _preprocessing(config, places)
     network = build_network(_network_config(config, preprocessing, resumes))
     network = network.to(processes.device, memory_format=torch.channels_last)
-    images = _Images(config, preprocessing, processes)
+    images = _Images(config, preprocessing, processes, resumes)
     queries, database = images.stores(pairs.queries, pairs.database, config.reduced_decoding)
     if not resumes:
         _prepare(network, config, database, preprocessing)
@@ -114,9 +113,11 @@ def _network_config(config: TrainConfig, preprocessing: Preprocessing, resumes: 
 class _Images:
     """Stores of images that share memory, cache and threads."""
 
-    def __init__(self, config: TrainConfig, preprocessing: Preprocessing, processes: Processes) -> None:
+    def __init__(self, config: TrainConfig, preprocessing: Preprocessing, processes: Processes, resumes: bool) -> None:
         self.threads = config.workers or max(1, (os.cpu_count() or 1) // processes.here)
         self._preprocessing, self._memory = preprocessing, ImageMemory(config.memory_mib // processes.here)
+        # A run that goes on looked at them when it began.
+        self._part = slice(0) if resumes else slice(processes.rank, None, processes.count)
         self._cache = None if config.cache_dir is None else DecodedCache(config.cache_dir, config.cache_mib)
 
     def stores(self, queries: Places, database: Places, reduced: bool = False) -> tuple[ImageStore, ImageStore]:
@@ -125,7 +126,7 @@ class _Images:
         return first, first if database is queries else self._store(database.paths, reduced)
 
     def _store(self, paths: Sequence[Path], reduced: bool) -> ImageStore:
-        return ImageStore(paths, self._preprocessing, self._memory, self.threads, self._cache, reduced)
+        return ImageStore(paths, self._preprocessing, self._memory, self.threads, self._cache, reduced, self._part)
 
 
 def _prepare(network: DescriptorNet, config: TrainConfig, database: ImageStore, preprocessing: Preprocessing) -> None:
@@ -139,10 +140,7 @@ def _prepare(network: DescriptorNet, config: TrainConfig, database: ImageStore, 
         return
     wanted = generator(Stream.CLUSTERS, config.seed).permutation(len(database))[:CLUSTER_IMAGES]
     device = next(network.parameters()).device
-    batches = (
-        normalise_images(torch.from_numpy(np.stack([database[int(i)] for i in part])).to(device), preprocessing)
-        for part in np.array_split(wanted, range(_CLUSTER_BATCH, len(wanted), _CLUSTER_BATCH))
-    )
+    batches = (network_input(pixels, preprocessing, device) for pixels in database.batches(wanted, _CLUSTER_BATCH))
     if initialise_pooling(network, batches, config.seed):
         logger.info("The clusters of --pooling %s were found on %d images.", config.pooling, len(wanted))
 

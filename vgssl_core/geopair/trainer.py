@@ -19,7 +19,7 @@ from vgssl_core.geopair.config import TrainConfig
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.figures import Figures
 from vgssl_core.geopair.mining import Miner
-from vgssl_core.geopair.optimisation import Optimisation
+from vgssl_core.geopair.optimisation import Optimisation, backbone_dtype
 from vgssl_core.geopair.pairs import PairList
 from vgssl_core.geopair.profiling import profiled
 from vgssl_core.geopair.progress import Progress
@@ -71,7 +71,9 @@ class Trainer:
         self._budget = Budget(config, epoch_steps, processes)
         self._optimisation = Optimisation(method, config, processes)
         stores = (data.queries, data.database)
-        embeds = [lambda i, s=s: embed_store(method.network, s, i, data.preprocessing, processes) for s in stores]
+        dtype = backbone_dtype(config.precision, processes.device)
+        network, size = method.network, data.preprocessing
+        embeds = [lambda i, s=s: embed_store(network, s, i, size, processes, dtype) for s in stores]
         self._miner = Miner(data.pairs, method.positives_per_query, method.negatives_per_query, *embeds)
         self._seen = Figures(processes)
 

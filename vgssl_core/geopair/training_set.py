@@ -73,7 +73,7 @@ class TrainingSet:
         def views(array: NDArray[np.uint8]) -> torch.Tensor | None:
             if not array.size:
                 return None
-            return normalise_images(torch.from_numpy(array).to(device, non_blocking=True), self.preprocessing)
+            return network_input(array, self.preprocessing, device)
 
         x, y = views(pixels.x), views(pixels.y)
         assert x is not None and y is not None
@@ -87,6 +87,14 @@ class TrainingSet:
             negative_positions_m=None if further["negatives"] is None else negative,
             same_place_m=self.pairs.config.negative_radius_m,
         )
+
+
+def network_input(pixels: NDArray[np.uint8], preprocessing: Preprocessing, device: torch.device) -> torch.Tensor:
+    """(…, H, W, 3) pixels to (…, 3, H, W) float32, normalised on the device; the copy does not wait for its work."""
+    images = torch.from_numpy(pixels)
+    if device.type == "cuda":  # only from pinned memory does a copy run beside the device's work
+        images = images.pin_memory().to(device, non_blocking=True)
+    return normalise_images(images.to(device), preprocessing)
 
 
 def chosen(pairs: PairList, rows: NDArray[np.int64]) -> PairList:

@@ -11,8 +11,9 @@ from vgssl_core.errors import DataError
 from vgssl_core.evaluation.recall import recall_at
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.images import ImageStore
+from vgssl_core.geopair.training_set import network_input
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.models import DescriptorNet, normalise_images
+from vgssl_core.models import DescriptorNet
 from vgssl_core.places import PlaceSet, within_radius
 
 _BATCH = 64
@@ -28,10 +29,11 @@ def embed_store(
     indices: NDArray[np.int64],
     preprocessing: Preprocessing,
     processes: Processes,
+    autocast_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Descriptors of stored images in evaluation mode; the network's mode is put back.
+    """Descriptors of stored images in evaluation mode; the network's mode and precision are put back.
 
-    Each process embeds its share, and all have all rows in the end.
+    Each process embeds its share, while threads decode ahead, and all have all rows in the end.
 
     Args:
         network: On its device.
@@ -39,18 +41,18 @@ def embed_store(
         indices: (n,) which of them.
         preprocessing: For the normalisation.
         processes: That call this together.
+        autocast_dtype: Of the backbone; None is float32.
 
     Returns:
         (n, D) float32 on the network's device.
     """
-    device, was_training = next(network.parameters()).device, network.training
-    network.eval()
+    device, was_training, trained_dtype = next(network.parameters()).device, network.training, network.autocast_dtype
+    network.eval().autocast_dtype = autocast_dtype
     rows = [torch.zeros((0, network.dimension), device=device)]
     own = indices[processes.share(len(indices))]
-    for start in range(0, len(own), _BATCH):
-        pixels = np.stack([store[int(index)] for index in own[start : start + _BATCH]])
-        rows.append(network(normalise_images(torch.from_numpy(pixels).to(device), preprocessing)).float())
-    network.train(was_training)
+    for pixels in store.batches(own, _BATCH):
+        rows.append(network(network_input(pixels, preprocessing, device)).float())
+    network.train(was_training).autocast_dtype = trained_dtype
     return processes.joined(torch.cat(rows), len(indices))
 
 
@@ -87,7 +89,7 @@ class Validation:
         self._queries, self._database = queries, database
 
     def recall(self, network: DescriptorNet, processes: Processes) -> dict[int, float]:
-        """Recall@{1, 5, 10} in percent, the same in all processes."""
+        """Recall@{1, 5, 10} in percent, by a network in float32; the same in all processes."""
         stores = (self._queries, self._database)
         queries, database = (embed_store(network, s, np.arange(len(s)), self._preprocessing, processes) for s in stores)
         count = min(max(NS), len(database))

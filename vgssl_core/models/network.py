@@ -27,8 +27,8 @@ class DescriptorNet(nn.Module):
         projector: Where its embeddings are the descriptors; else None.
         encoded_dim: Length of what `encode` gives.
         dimension: Length of a descriptor.
-        autocast_dtype: Compute the backbone in this type while training (bfloat16, float16); pooling, head and losses
-            stay float32. None is float32 throughout.
+        autocast_dtype: Compute the backbone in this type (bfloat16, float16); pooling, head and losses stay float32.
+            None is float32 throughout.
         loaded: Names of the weights that ``config.weights`` brought.
     """
 
@@ -54,7 +54,7 @@ class DescriptorNet(nn.Module):
         self.encoded_dim: int = self.pooling.dimension if config.head == "none" else config.descriptor_dim
         self.projector = None if config.projector is None else Projector(self.encoded_dim, config.projector)
         self.dimension = self.encoded_dim if self.projector is None else self.projector.output_dim
-        self._frozen: tuple[nn.Module, ...] = ()
+        self._frozen: tuple[str, ...] = ()
         if config.freeze:
             self._freeze(config.freeze)
 
@@ -74,8 +74,8 @@ class DescriptorNet(nn.Module):
     def train(self, mode: bool = True) -> DescriptorNet:
         """Frozen parts stay in evaluation mode: their batch-norm statistics do not move either."""
         super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        for name in self._frozen:
+            self.get_submodule(name).eval()
         return self
 
     def _pooled(self, images: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class DescriptorNet(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Class tokens, if any, and the map of unit vectors, float32."""
-        if self.autocast_dtype is None or not self.training:
+        if self.autocast_dtype is None:
             *tokens, feature_map = self.backbone(images)
         else:
             with torch.autocast(images.device.type, self.autocast_dtype):
@@ -98,7 +98,8 @@ class DescriptorNet(nn.Module):
             modules, parameters = self.backbone.leading_blocks(count)
         else:
             modules, parameters = leading_stages(self.backbone, count, self.config.backbone)
-        self._frozen = tuple(modules)
+        # Names, since synchronised batch norm takes the place of the modules.
+        self._frozen = tuple(name for name, module in self.named_modules() if any(module is part for part in modules))
         for parameter in parameters:
             parameter.requires_grad_(False)
         self.train(self.training)
