@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ EXTRAS = {
 }
 
 
-@pytest.mark.parametrize("step", range(1, 9) if SOAK else [5])
-@pytest.mark.parametrize("method", KINDS)
+def kills() -> list[tuple[str, int]]:
+    """After which step each method is killed: at random in full, else at another place of an epoch for each kind."""
+    if SOAK:
+        return [(method, random.randint(1, 8)) for method in KINDS for _ in range(8)]
+    return list(zip(KINDS, [6, 5, 4, 7], strict=True))
+
+
+@pytest.mark.parametrize(("method", "step"), kills())
 def test_a_killed_training_resumes_to_the_same_bits(data: Path, tmp_path: Path, method: str, step: int) -> None:
     more = ["--augment.jitter", "0.2", "--schedule", "cosine", "--early_stop", "9", *EXTRAS.get(method, [])]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -112,6 +119,30 @@ def test_a_resume_with_its_time_used_up_says_what_to_give(
     assert "--max_minutes 1e-09 are used up: give more to go on, or 0" in caplog.text
     assert train.main(["--out", str(tmp_path / "run"), "--resume", "--max_minutes", "0"]) == 0
     assert state(tmp_path / "run")["progress"]["step"] == 3
+
+
+def test_a_resume_still_keeps_time_for_the_last_validation(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train.main([*arguments("mocov2", data, "--max_steps", "4"), "--out", str(run)]) == 0
+    reserved_s = state(run)["progress"]["reserved_s"]
+    resumed = build_trainer(configuration(["--resume", "--out", str(run)]))
+    assert [clock.reserved_s for clock in resumed._budget.clocks] == list(reserved_s) and min(reserved_s) > 0
+
+
+@pytest.mark.parametrize("more", [[], ["--sync_batch_norm", "false"]], ids=["synchronised", "apart"])
+def test_a_resume_by_other_processes_tells_what_changes(
+    data: Path, tmp_path: Path, more: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    assert train.main([*arguments("mocov2", data, "--max_steps", "4", *more), "--out", str(run)]) == 0
+    build_trainer(configuration(["--resume", "--out", str(run)]))
+    assert "go on" not in caplog.text
+    content = state(run)
+    content["progress"]["processes"] = 4
+    torch.save(content, run / "last.pt")
+    build_trainer(configuration(["--resume", "--out", str(run)]))
+    assert "4 processes trained up to here and 1 go on" in caplog.text
+    assert ("batch norm sees parts of another size" in caplog.text) == bool(more)
 
 
 def test_a_run_of_the_cpu_goes_on_on_another_device(

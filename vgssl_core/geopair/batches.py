@@ -93,16 +93,15 @@ class BatchLoader:
         self._queries_per_batch, self._share, self._rank = queries_per_batch, queries_per_batch // world, rank
         self._threads = max(1, threads)
 
-    def steps(self, pairs: PairList) -> int:
-        """Full batches in a list; what remains is left out, since batch norm wants no tiny batch."""
-        return len(pairs) // self._queries_per_batch
-
     def batches(self, pairs: PairList, seed: tuple[int, ...], first_step: int = 0) -> Iterator[PixelBatch]:
-        """This process's share of the batches of a list, from ``first_step`` on."""
+        """This process's share of the full batches of a list, from ``first_step`` on.
+
+        What remains is left out, since batch norm wants no tiny batch.
+        """
         with ThreadPoolExecutor(self._threads) as pool:
             ahead: deque[tuple[PixelBatch, list[Future[None]]]] = deque()
             try:
-                for step in range(first_step, self.steps(pairs)):
+                for step in range(first_step, len(pairs) // self._queries_per_batch):
                     batch = self._empty(pairs, step)
                     parts = np.array_split(np.arange(self._share), min(self._share, self._threads))
                     ahead.append((batch, [pool.submit(self._fill, batch, part, pairs, seed) for part in parts]))

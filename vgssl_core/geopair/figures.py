@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -77,8 +76,5 @@ class Figures:
 
     def _health(self) -> dict[str, float]:
         assert self._descriptors is not None
-        descriptors = self._descriptors.float()
-        if not bool(torch.isfinite(descriptors).all()):
-            return {"spread": math.nan, "effective_rank": math.nan}
-        self.health = health(descriptors)
+        self.health = health(self._descriptors.float())
         return {"spread": self.health.spread, "effective_rank": self.health.effective_rank}

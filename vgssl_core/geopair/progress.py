@@ -19,6 +19,8 @@ class Progress:
         step: Steps of the optimiser so far.
         elapsed_s: Training time so far, over all resumes.
         cpu_s: CPU time so far, over all resumes.
+        reserved_s: What both clocks of the `Budget` keep for the last validation.
+        processes: That trained together up to here.
         pairs: The current chunk's pairs; None before they are made.
         best: Recall of the best checkpoint by N, empty before the first validation.
         stale: Validations since the best one.
@@ -31,6 +33,8 @@ class Progress:
     step: int = 0
     elapsed_s: float = 0.0
     cpu_s: float = 0.0
+    reserved_s: tuple[float, ...] = (0.0, 0.0)
+    processes: int = 1
     pairs: PairList | None = None
     best: dict[int, float] = field(default_factory=dict)
     stale: int = 0

@@ -140,6 +140,15 @@ class Trainer:
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
             raise DataError(f"{self._run.path / LAST} does not fit these settings: start another run.") from problem
         self._budget.wall.used_s, self._budget.cpu.used_s = self.progress.elapsed_s, self.progress.cpu_s
+        for clock, reserved_s in zip(self._budget.clocks, self.progress.reserved_s, strict=True):
+            clock.reserved_s = reserved_s
+        if self.progress.processes != self._processes.count:
+            logger.warning(
+                "%d processes trained up to here and %d go on: the same batches, but sums are rounded otherwise%s.",
+                self.progress.processes,
+                self._processes.count,
+                "" if self.config.sync_batch_norm else ", and batch norm sees parts of another size",
+            )
         for name, clock in (("max_minutes", self._budget.wall), ("max_cpu_minutes", self._budget.cpu)):
             if clock.done >= 1:
                 logger.warning("--%s %g are used up: give more to go on, or 0.", name, clock.limit_s / 60)
@@ -266,6 +275,7 @@ class Trainer:
     def _save(self) -> None:
         at = self.progress
         at.elapsed_s, at.cpu_s = self._budget.wall.used_s, self._budget.cpu.used_s
+        at.reserved_s, at.processes = tuple(clock.reserved_s for clock in self._budget.clocks), self._processes.count
         at.rows[-1].update({"elapsed_s": round(at.elapsed_s, 1), "cpu_s": round(at.cpu_s, 1)})
         if not self._processes.first:
             return
