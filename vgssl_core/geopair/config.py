@@ -63,8 +63,8 @@ class OptimiserConfig:
     """How a step is made.
 
     Attributes:
-        precision: Of the backbone in training: fp32, bf16, fp16 (with scaled gradients), or auto for bf16 where the
-            hardware has it.
+        precision: Of the backbone in training and mining: fp32, bf16, fp16 (with scaled gradients), or auto for bf16
+            where the hardware has it. Validation is always in fp32.
         batch_size: Pairs per batch, over all processes; a hard negative in two views is a pair too.
         accumulate: Batches whose mean gradient makes one step.
         sync_batch_norm: Under torchrun, normalise over the batches of all processes.
@@ -122,9 +122,11 @@ class TrainConfig(BudgetConfig, OptimiserConfig, NetworkConfig, RunConfig):
         workers: Threads that decode and augment; 0 takes one per core.
         reduced_decoding: Decode large JPEGs of the training set at a half, a quarter or an eighth of their size, which
             is faster and gives nearly the same pixels. Validation always decodes in full.
-        memory_mib: Decoded images are kept in memory up to this size in all, those to train on first.
-        cache_dir: Keep decoded images in this folder too, so that a later training reads no JPEG.
-        cache_mib: Size that the folder stays within.
+        memory_mib: Keep as many decoded images in memory as fit this size in all, those to train on first. An image
+            that neither the memory nor the cache has room for is decoded whenever a batch, mining or validation
+            uses it, so several times in an epoch.
+        cache_dir: Keep decoded images in this folder, so that a later training reads no JPEG.
+        cache_mib: Size that the folder stays within; what it has no room for goes to the memory.
         recall_radius_m: A retrieved image within this distance of the query is right.
         pairs: How pairs are made.
         augment: How their images are varied.

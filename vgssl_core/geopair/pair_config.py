@@ -39,7 +39,8 @@ class PairConfig:
         refresh_epochs: Descriptors of mining are renewed every so many epochs and reused in between; 1: at each
             refresh.
         reuse_steps: Take descriptors that training steps computed at most so many steps ago instead of embedding
-            their images again; 0: off. They are those of the augmented views.
+            their images again; 0: off. They are of augmented views and, where a network has batch norm, by the
+            statistics of their batch: rankings mix them with descriptors of plain images in evaluation mode.
         mining_precision: Of the descriptors in mining: fp32, fp16 or bf16.
         mining_memory_mib: Limit on the memory of descriptors and similarities in mining; the search works in blocks
             that fit. Indices of images come on top: some 25 bytes for each image of the database.
