@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SOAK
-from train_support import METHODS, arguments, make_data, state
+from train_support import METHODS, arguments, assert_same_training, make_data, state
 
 from training import train
 
@@ -67,3 +67,17 @@ def test_an_error_in_one_process_ends_all_with_one_message(data: Path, tmp_path:
     assert done.returncode != 0
     assert done.stderr.count("negatives are wanted") == done.stderr.count("error: ") == 1, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not SOAK, reason="three runs of torchrun for each method: make soak")
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_go_on_to_the_same_bits(data: Path, tmp_path: Path, method: str) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    given = arguments(method, data, "--augment.jitter", "0.2", "--epochs", "2")
+    for more in (["--out", str(straight)], ["--out", str(stopped), "--max_steps", "4"]):
+        done = train_by_two([*given, *more])
+        assert done.returncode == 0, done.stderr
+    done = train_by_two(["--resume", "--out", str(stopped), "--max_steps", "0"])
+    assert done.returncode == 0 and "go on" not in done.stderr, done.stderr
+    assert state(stopped)["progress"]["processes"] == 2
+    assert_same_training(straight, stopped)

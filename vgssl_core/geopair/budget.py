@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vgssl_core.geopair.config import BudgetConfig
 from vgssl_core.geopair.distributed import Processes
+
+logger = logging.getLogger(__name__)
 
 
 class Clock:
@@ -61,6 +64,14 @@ class Budget:
     def clocks(self) -> tuple[Clock, Clock]:
         """Both clocks."""
         return self.wall, self.cpu
+
+    def resume(self, used_s: Sequence[float], reserved_s: Sequence[float]) -> None:
+        """Set both clocks to where they stood, and say which one is at its end."""
+        for clock, used, reserved in zip(self.clocks, used_s, reserved_s, strict=True):
+            clock.used_s, clock.reserved_s = used, reserved
+        for name, clock in (("max_minutes", self.wall), ("max_cpu_minutes", self.cpu)):
+            if clock.done >= 1:
+                logger.warning("--%s %g are used up: give more to go on, or 0.", name, clock.limit_s / 60)
 
     @property
     def left_s(self) -> float:

@@ -139,9 +139,7 @@ class Trainer:
                 torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self._device)
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
             raise DataError(f"{self._run.path / LAST} does not fit these settings: start another run.") from problem
-        self._budget.wall.used_s, self._budget.cpu.used_s = self.progress.elapsed_s, self.progress.cpu_s
-        for clock, reserved_s in zip(self._budget.clocks, self.progress.reserved_s, strict=True):
-            clock.reserved_s = reserved_s
+        self._budget.resume((self.progress.elapsed_s, self.progress.cpu_s), self.progress.reserved_s)
         if self.progress.processes != self._processes.count:
             logger.warning(
                 "%d processes trained up to here and %d go on: the same batches, but sums are rounded otherwise%s.",
@@ -149,9 +147,6 @@ class Trainer:
                 self._processes.count,
                 "" if self.config.sync_batch_norm else ", and batch norm sees parts of another size",
             )
-        for name, clock in (("max_minutes", self._budget.wall), ("max_cpu_minutes", self._budget.cpu)):
-            if clock.done >= 1:
-                logger.warning("--%s %g are used up: give more to go on, or 0.", name, clock.limit_s / 60)
 
     def _fit(self, report: Report) -> None:
         at = self.progress
