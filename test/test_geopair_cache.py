@@ -189,6 +189,19 @@ def test_a_new_set_takes_the_room_of_the_oldest_and_never_that_of_its_own_traini
     assert not decoded and foreign.is_dir() and size_bytes(folder) <= 2**20
 
 
+def test_a_set_that_is_being_filled_is_neither_waited_for_nor_removed(tmp_path: Path, decoded: list[Path]) -> None:
+    first, second = photographs(tmp_path / "1", 60), photographs(tmp_path / "2", 30, 60)  # 0.82 and 0.41 MiB
+    folder = tmp_path / "cache"
+    with ThreadPoolExecutor(1) as pool, DecodedCache(folder, 1).opened(first, 60, 80, False):
+        store = pool.submit(opened, second, folder, 1).result(timeout=60)
+    assert len(pixel_files(folder)) == 2 and size_bytes(folder) <= 2**20
+    decoded.clear()
+    assert_right(store, second)
+    assert 0 < len(decoded) < 30
+    assert_right(opened(second, folder, 1), second)  # now the first may go
+    assert len(pixel_files(folder)) == 1
+
+
 def test_no_room_at_all_leaves_memory_in_use(paths: list[Path], tmp_path: Path, decoded: list[Path]) -> None:
     store = ImageStore(paths, SIZE, ImageMemory(16), 1, DecodedCache(tmp_path / "cache", 0))
     decoded.clear()

@@ -41,8 +41,8 @@ _OVERHEAD_BYTES = 1024
 class DecodedCache:
     """A folder of decoded images that stays within a size.
 
-    Where a new set does not fit, the sets that were opened longest ago are removed, but none that this process uses;
-    what still does not fit is not kept.
+    Where a new set does not fit, the sets that were opened longest ago are removed, but none that this process uses or
+    another fills; what still does not fit is not kept.
 
     Raises:
         ConfigError: The folder cannot be made or written to.
@@ -58,17 +58,18 @@ class DecodedCache:
         """The images of a set at one size, to be filled within the block; None where not even one fits.
 
         Images that were decoded at a fraction of their size are kept apart from those that were decoded whole. One
-        process at a time is in such a block, so that several trainings, or the processes of one, decode each image
-        once. On a full disk there is a log line, and what does not fit is not kept.
+        process at a time is in such a block of one set, so that several trainings, or the processes of one, decode each
+        image once. On a full disk there is a log line, and what does not fit is not kept.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self._folder / _LOCK):
-            entry = self._folder / _entry_name(paths, f"{_FORMAT} {height} {width} {reduced}")
-            self._used.add(entry)
-            rows = self._rows_that_fit(entry, len(paths), height * width * 3)
-            if rows < len(paths):
-                logger.info("The cache %s has room for %d of %d images.", self._folder, rows, len(paths))
-            usable = rows > 0 and _prepared(entry, (rows, height, width, 3))
+        entry = self._folder / _entry_name(paths, f"{_FORMAT} {height} {width} {reduced}")
+        self._used.add(entry)
+        with _locked(_lock_of(entry)):
+            with _locked(self._folder / _LOCK):
+                rows = self._rows_that_fit(entry, len(paths), height * width * 3)
+                if rows < len(paths):
+                    logger.info("The cache %s has room for %d of %d images.", self._folder, rows, len(paths))
+                usable = rows > 0 and _prepared(entry, (rows, height, width, 3))
             yield CachedImages(entry, np.array([_source(path) for path in paths[:rows]], np.uint64)) if usable else None
 
     def _rows_that_fit(self, entry: Path, count: int, image_bytes: int) -> int:
@@ -80,9 +81,11 @@ class DecodedCache:
         for item in sorted(set(others) - self._used, key=lambda item: item.stat().st_mtime):
             if free >= count * row_bytes:
                 break
-            logger.info("Removing %s from the cache to make room.", item)
-            shutil.rmtree(item)
-            free += sizes[item]
+            with _locked(_lock_of(item), wait=False) as idle:
+                if idle:
+                    logger.info("Removing %s from the cache to make room.", item)
+                    shutil.rmtree(item)
+                    free += sizes[item]
         return max(0, min(count, free // row_bytes))
 
 
@@ -139,6 +142,11 @@ class CachedImages:
         row["source"] = self._sources[index]
 
 
+def _lock_of(entry: Path) -> Path:
+    """Its lock is beside it and stays for good: two processes might otherwise hold one of the same name."""
+    return entry.with_name(f"{_LOCK}-{entry.name}")
+
+
 def _entry_name(paths: Sequence[Path], made: str) -> str:
     digest = hashlib.blake2b(made.encode(), digest_size=16)
     for path in paths:
@@ -190,12 +198,18 @@ def _create(entry: Path, shape: tuple[int, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system gives back when the process ends, however it ends."""
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that the system gives back when the process ends, however it ends.
+
+    Without ``wait`` it is false, and not held, where another holds it.
+    """
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                yield False
+                return
             logger.info("Waiting for another process that fills the cache %s.", path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield True
