@@ -114,11 +114,12 @@ def test_a_method_with_data_and_no_other_setting_takes_the_optimum_of_the_papers
     assert {key: config["options"][key] for key in optimum.options} == optimum.options
 
 
-@pytest.mark.parametrize("method", [name for name in OPTIMA if name != "triplet"])
+@pytest.mark.parametrize("method", OPTIMA)
 def test_deit_has_its_own_dimension_and_batch(method: str) -> None:
     config = configuration(["--config", f"paper/v2/deit/{method}.yaml", "--data", "somewhere"])
     assert (config.backbone, config.pooling) == ("deit_small_distilled_patch16_224", "cls")
-    assert (config.descriptor_dim, config.batch_size, config.width, config.height) == (256, 32, 640, 480)
+    assert (config.descriptor_dim, config.width, config.height) == (256, 640, 480)
+    assert config.batch_size == (4 if method == "triplet" else 32)
     assert config.options == configuration(["--method", method, "--data", "somewhere"]).options
 
 
@@ -135,6 +136,19 @@ def test_the_first_paper_has_netvlad_on_conv4_and_projected_descriptors(method: 
     else:
         assert network.projector == config.options.projector() and network.projector.layers
         assert config.pairs.negative_ratio > 0 and not config.options.hard_negatives
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("paper/v1/")])
+def test_what_the_first_papers_text_does_not_give_is_named_as_ours(name: str) -> None:
+    text = config_file(f"train/{name}").read_text()
+    header = text[: text.index("method: ")]
+    ours = header.partition("Our choice, because")[2]
+    assert "batch and epochs" in ours and ("negative_ratio" in ours) == ("negative_ratio" in text[len(header) :])
+
+
+def test_places_of_the_multi_similarity_loss_do_not_repel_themselves() -> None:
+    assert configuration(["--method", "multi_similarity", "--data", "somewhere"]).pairs.mask_false_negatives
+    assert configuration(["--method", "multi_similarity"]).pairs.mask_false_negatives
 
 
 def test_an_axis_of_the_ablations_goes_over_a_methods_settings() -> None:
