@@ -92,6 +92,33 @@ def test_a_run_starts_from_the_weights_of_another(data: Path, tmp_path: Path) ->
     assert same(dict(first), dict(second))
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "taken"),
+    [
+        ("byol", [], {"projector", "predictor"}),
+        ("byol", ["--options.predictor_dim", "20"], {"projector"}),
+        ("byol", ["--options.projector_dim", "20"], set()),
+        ("simsiam", [], set()),
+    ],
+)
+def test_a_run_of_the_same_method_brings_what_it_trained_beside_the_network(
+    data: Path, tmp_path: Path, method: str, more: list[str], taken: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = tmp_path / "earlier"
+    assert train.main([*arguments("byol", data, "--epochs", "1"), "--out", str(earlier)]) == 0
+    given = arguments(method, data, *more, "--init", str(earlier), "--out", str(tmp_path / "later"))
+    with caplog.at_level("INFO"):
+        started = build_trainer(configuration(given)).method.state_dict()
+    assert ("Of the same run: " in caplog.text) == bool(taken)
+    there = state(earlier)["method"]
+    for part in ("projector", "predictor"):
+        values = {key: value for key, value in started.items() if key.startswith(f"{part}.")}
+        assert values and all(torch.equal(value, there[key]) for key, value in values.items()) == (part in taken)
+    if method == "byol":  # the moving average begins where what it follows does
+        following = {key.removeprefix("target."): value for key, value in started.items() if key.startswith("target.")}
+        assert following and all(torch.equal(value, started[key]) for key, value in following.items())
+
+
 @pytest.mark.parametrize(("batch", "queries"), [(24, 12), (30, 12), (16, 8)])
 def test_a_small_set_cuts_the_queries_of_a_batch_and_not_its_hard_negatives(
     data: Path, tmp_path: Path, batch: int, queries: int

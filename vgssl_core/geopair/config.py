@@ -39,7 +39,8 @@ class RunConfig:
             of ``data``, and where there is none the last weights are taken.
         out: Run folder to write; default runs/METHOD-TIME.
         resume: Go on with the run in ``out`` where it stopped.
-        init: Start from the weights of this run, bundle or checkpoint, with a new optimiser.
+        init: Start from the weights of this run, bundle or checkpoint, with a new optimiser. A run of the same method
+            brings its projector and predictor too, where their shapes agree; queues and moving averages begin anew.
         seed: Of weights, order and augmentation.
         device: auto, cpu, cuda, cuda:1, …; under torchrun each process takes its own.
         overfit: Train and validate on this many pairs only: a loss that does not fall on them has a fault; 0 is off.

@@ -19,6 +19,7 @@ from vgssl_core.geopair.decoded_cache import DecodedCache
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.effects import check_effects
 from vgssl_core.geopair.images import ImageMemory, ImageStore, limit_opencv_threads
+from vgssl_core.geopair.inherited import inherit
 from vgssl_core.geopair.overfit import few_pairs
 from vgssl_core.geopair.pair_config import PairConfig
 from vgssl_core.geopair.pairs import GeoPairs
@@ -75,6 +76,8 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     if not resumes:
         _prepare(network, config, database, preprocessing)
     method, rows = _method(config, network, places, len(pairs), processes)
+    if config.init is not None and not resumes and (taken := inherit(method, config.method, RunFolder(config.init))):
+        logger.info("Of the same run: %s.", ", ".join(taken))
     validation = None
     if validation_places is not None:
         stores = images.stores(validation_places.queries, validation_places.database)
