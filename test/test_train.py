@@ -110,7 +110,7 @@ def test_reduced_decoding_is_for_training_images_alone(
     class Recorded(ImageStore):
         def __init__(self, paths: Sequence[Path], *settings: Any) -> None:
             super().__init__(paths, *settings)
-            made.append((len(paths), settings[-1]))
+            made.append((len(paths), settings[4]))
 
     monkeypatch.setattr("vgssl_core.geopair.setup.ImageStore", Recorded)
     given = arguments("triplet", data, "--reduced_decoding", "true", "--out", str(tmp_path / "run"))

@@ -78,10 +78,7 @@ def build_trainer(config: TrainConfig, processes: Processes | None = None) -> Tr
     method, rows = _method(config, network, places, len(pairs), processes)
     if config.init is not None and not resumes and (taken := inherit(method, config.method, RunFolder(config.init))):
         logger.info("Of the same run: %s.", ", ".join(taken))
-    validation = None
-    if validation_places is not None:
-        stores = images.stores(validation_places.queries, validation_places.database)
-        validation = Validation(validation_places, *stores, preprocessing, config.recall_radius_m)
+    validation = None if validation_places is None else images.validation(validation_places, config.recall_radius_m)
     augmentation = PairAugmentation(config.augment, preprocessing)
     share = (processes.rank, processes.count)
     loader = BatchLoader(queries, database, augmentation, rows, images.threads, method.negative_views, *share)
@@ -127,6 +124,10 @@ class _Images:
         """Of both parts of a set; of a set without queries it is one store."""
         first = self._store(queries.paths, reduced)
         return first, first if database is queries else self._store(database.paths, reduced)
+
+    def validation(self, places: PlaceSet, radius_m: float) -> Validation:
+        """Recall on a set."""
+        return Validation(places, *self.stores(places.queries, places.database), self._preprocessing, radius_m)
 
     def _store(self, paths: Sequence[Path], reduced: bool) -> ImageStore:
         return ImageStore(paths, self._preprocessing, self._memory, self.threads, self._cache, reduced, self._part)
