@@ -6,6 +6,8 @@ the network has class tokens, these as (B, T, C).
 
 from __future__ import annotations
 
+import difflib
+
 import timm
 import torch
 from torch import nn
@@ -48,7 +50,7 @@ def input_multiple(backbone: str) -> int:
 def _outline(name: str) -> nn.Module:
     """A timm model without memory for its weights."""
     if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name[:6]}*")[:8])
+        similar = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise ConfigError(
             f"--backbone {name} is no timm model. " + (f"Similar: {similar}." if similar else "See timm.")
         )
