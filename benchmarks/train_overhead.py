@@ -81,7 +81,7 @@ class Ours:
     def round(self, steps: int) -> Cost:
         """Train on for some steps; the first ones, which start the loader's threads, do not count."""
         self._marks.clear()
-        self.trainer._budget.steps = self.trainer.progress.step + steps
+        self.trainer.budget.steps = self.trainer.progress.step + steps
         self.trainer.fit()
         (wall, cpu), (wall_end, cpu_end) = self._marks[_UNCOUNTED], self._marks[-1]
         counted = steps - 1 - _UNCOUNTED

@@ -126,7 +126,7 @@ def test_a_resume_still_keeps_time_for_the_last_validation(data: Path, tmp_path:
     assert train.main([*arguments("mocov2", data, "--max_steps", "4"), "--out", str(run)]) == 0
     reserved_s = state(run)["progress"]["reserved_s"]
     resumed = build_trainer(configuration(["--resume", "--out", str(run)]))
-    assert [clock.reserved_s for clock in resumed._budget.clocks] == list(reserved_s) and min(reserved_s) > 0
+    assert [clock.reserved_s for clock in resumed.budget.clocks] == list(reserved_s) and min(reserved_s) > 0
 
 
 @pytest.mark.parametrize("more", [[], ["--sync_batch_norm", "false"]], ids=["synchronised", "apart"])
@@ -136,7 +136,7 @@ def test_a_resume_by_other_processes_tells_what_changes(
     run = tmp_path / "run"
     assert train.main([*arguments("mocov2", data, "--max_steps", "4", *more), "--out", str(run)]) == 0
     build_trainer(configuration(["--resume", "--out", str(run)]))
-    assert "go on" not in caplog.text
+    assert "processes trained" not in caplog.text
     content = state(run)
     content["progress"]["processes"] = 4
     torch.save(content, run / "last.pt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,32 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("places"))
 
 
-def train_by_two(given: list[str]) -> subprocess.CompletedProcess[str]:
+#: The program, whose first process has torchrun pass Ctrl-C on to all after its fourth step, and waits for it.
+INTERRUPTED = """
+import os, signal, sys
+from training import train
+from vgssl_core.geopair.trainer import Trainer
+step = Trainer._step
+def interrupted(self, batches):
+    step(self, batches)
+    if self.progress.step == 4 and self._processes.first:
+        os.kill(os.getppid(), signal.SIGINT)
+        while not self.budget._asked:
+            os.sched_yield()
+Trainer._step = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(train.main())
+"""
+
+
+def train_by_two(
+    given: list[str], program: Sequence[str] = ("-m", "training.train")
+) -> subprocess.CompletedProcess[str]:
     """Run the program by torchrun with two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*torchrun, "-m", "training.train", *given],
+        [*torchrun, *program, *given],
         capture_output=True,
         text=True,
         timeout=300,
@@ -67,6 +88,15 @@ def test_an_error_in_one_process_ends_all_with_one_message(data: Path, tmp_path:
     assert done.returncode != 0
     assert done.stderr.count("negatives are wanted") == done.stderr.count("error: ") == 1, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_ends_all_processes_after_the_same_step(data: Path, tmp_path: Path) -> None:
+    run, program = tmp_path / "run", tmp_path / "program.py"
+    program.write_text(INTERRUPTED)
+    done = train_by_two([*arguments("triplet", data), "--out", str(run)], [str(program)])
+    assert f"stopped at step 4, and saved: {run} (go on: torchrun" in done.stdout, done.stdout + done.stderr
+    saved = state(run)["progress"]
+    assert (saved["step"], saved["processes"]) == (4, 2) and "R@1" not in saved["rows"][-1]
 
 
 @pytest.mark.skipif(not SOAK, reason="three runs of torchrun for each method: make soak")

@@ -132,7 +132,11 @@ def test_profile_writes_its_table_and_trace_and_trains_nothing(
     run = tmp_path / "run"
     assert train.main([*arguments("triplet", data), "--profile", "--out", str(run)]) == 0
     assert "Self CPU" in capsys.readouterr().out and "Self CPU" in (run / "profile.txt").read_text()
-    assert (run / "trace.json").stat().st_size > 0 and not (run / "last.pt").exists()
+    assert (run / "trace.json").stat().st_size > 0
+    assert sorted(path.name for path in run.iterdir()) == ["profile.txt", "trace.json"]  # the folder is free to train
+    assert train.main([*arguments("triplet", data), "--max_steps", "1", "--out", str(run)]) == 0
+    assert train.main(["--resume", "--profile", "--max_steps", "2", "--out", str(run)]) == 0
+    assert state(run)["progress"]["step"] == 1  # the run stays as it was
 
 
 @pytest.mark.parametrize("method", METHODS)

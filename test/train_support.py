@@ -89,8 +89,12 @@ def refused(given: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> 
     return lines[0]
 
 
-def train_until_killed(given: list[str], step: int) -> None:
-    """Train in another process, which kills itself with SIGKILL after a step: no time is waited for."""
+def train_until_killed(given: list[str], step: int, number: signal.Signals = signal.SIGKILL) -> str:
+    """Train in another process, which sends itself a signal after a step: no time is waited for.
+
+    Returns:
+        What it printed.
+    """
     code = (
         "import os, signal, sys\n"
         "from training import train\n"
@@ -99,11 +103,13 @@ def train_until_killed(given: list[str], step: int) -> None:
         "def killed(self, batches):\n"
         "    step(self, batches)\n"
         f"    if self.progress.step == {step}:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"        os.kill(os.getpid(), {number:d})\n"
         "Trainer._step = killed\n"
-        "train.main(sys.argv[1:])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job would ignore it
+        "sys.exit(train.main(sys.argv[1:]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *given]
-    done = subprocess.run(command, capture_output=True, timeout=300, env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
+    return done.stdout + done.stderr

@@ -10,9 +10,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Which frames of a bag are trained on.
 _FRAMES = {"spacing_m": 1.0, "max_gap_s": 3.0}
+#: Exit status of a training that Ctrl-C ended, as a shell gives it.
+_STOPPED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,11 +136,42 @@ def _train_in(processes: Processes, config: TrainConfig, used: str, say: Callabl
         say(trainer.profile())
         say(f"the trace for https://ui.perfetto.dev: {config.out}/trace.json")
         return 0
-    recall = trainer.fit()
+    with _ctrl_c_calls(trainer.budget.stop, tells=processes.first):
+        recall = trainer.fit()
+    if trainer.budget.stopped:
+        program = "python" if processes.count == 1 else "torchrun …"
+        say(
+            f"stopped at step {trainer.progress.step}, and saved: {config.out} (go on: {program} -m training.train "
+            f"--out {config.out} --resume)"
+        )
+        return _STOPPED
     if recall:
         say("best on validation: " + " ".join(f"R@{n} {value:.1f}" for n, value in recall.items()))
     say(f"trained: {config.out} (export it: python -m training.export {config.out} --out BUNDLE)")
     return 0
+
+
+@contextlib.contextmanager
+def _ctrl_c_calls(stop: Callable[[], None], tells: bool) -> Iterator[None]:
+    """The first Ctrl-C calls ``stop``, the second is a KeyboardInterrupt; another handler than Python's own stays."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def handler(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+        if tells:  # past Python's streams: the progress bar may be writing to them right now
+            os.write(2, b"\nstopping before the next step; Ctrl-C again stops at once, and saves nothing\n")
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _places(config: TrainConfig, say: Callable[[str], None]) -> Path:

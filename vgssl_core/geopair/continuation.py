@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,8 @@ from vgssl_core.geopair.run_folder import FORMAT, versions
 from vgssl_core.imaging import Preprocessing
 from vgssl_core.models import DescriptorNet
 from vgssl_core.places import PlaceSet
+
+logger = logging.getLogger(__name__)
 
 #: Settings that may differ between a run and its continuation.
 _FREE = {
@@ -37,7 +40,7 @@ def manifest(
         "preprocessing": preprocessing.to_dict(),
         "data": dict(data),
         "versions": versions(),
-        "config": plain(dataclasses.replace(config, resume=False)),
+        "config": plain(dataclasses.replace(config, resume=False, profile=False)),
     }
 
 
@@ -98,6 +101,17 @@ def check_data(run: Path, told: Mapping[str, Any], data: Mapping[str, Any]) -> N
         raise DataError(
             f"{name} {what} as when {run} was begun: bring the set back as it was, or start another run from these "
             f"weights with --init {run}."
+        )
+
+
+def compare_processes(before: int, now: int, config: TrainConfig) -> None:
+    """Warn where other processes go on than trained up to here."""
+    if before != now:
+        logger.warning(
+            "%d processes trained up to here and %d go on: the same batches, but sums are rounded otherwise%s.",
+            before,
+            now,
+            "" if config.sync_batch_norm else ", and batch norm sees parts of another size",
         )
 
 

@@ -16,6 +16,7 @@ from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.geopair.batches import PixelBatch
 from vgssl_core.geopair.budget import Budget
 from vgssl_core.geopair.config import TrainConfig
+from vgssl_core.geopair.continuation import compare_processes
 from vgssl_core.geopair.distributed import Processes
 from vgssl_core.geopair.figures import Figures
 from vgssl_core.geopair.mining import Miner
@@ -43,6 +44,7 @@ class Trainer:
         config: All settings.
         method: The method with its network, on its device.
         progress: Where the training stands.
+        budget: What it may take; its ``stop`` ends `fit` with a checkpoint, without a further validation.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Trainer:
                 f"--queries_per_epoch {config.queries_per_epoch} make no step of {data.rows_per_step} queries: raise "
                 "it (0 takes all), or lower --batch_size or --accumulate."
             )
-        self._budget = Budget(config, epoch_steps, processes)
+        self.budget = Budget(config, epoch_steps, processes)
         self._optimisation = Optimisation(method, config, processes)
         stores = (data.queries, data.database)
         dtype = backbone_dtype(config.precision, processes.device)
@@ -78,7 +80,7 @@ class Trainer:
         self._seen = Figures(processes)
 
     def fit(self) -> dict[int, float]:
-        """Train to the end of the epochs, of the steps or of the time.
+        """Train to the end of the epochs, of the steps or of the time, or until it is stopped.
 
         Returns:
             Recall of the best checkpoint by N, empty without validation.
@@ -90,7 +92,7 @@ class Trainer:
         try:
             self.method.train()
             shown = self._run.path if self._processes.first else None
-            with Report(shown, self.config.method, self.progress.step, self._budget) as report:
+            with Report(shown, self.config.method, self.progress.step, self.budget) as report:
                 self._fit(report)
         except Exception:
             if self._processes.first:
@@ -99,16 +101,20 @@ class Trainer:
         return self.progress.best
 
     def profile(self) -> str:
-        """Measure some steps; nothing is saved but the profiler's trace.
+        """Measure some steps; nothing is left but the profiler's table and trace, and the run that was there before.
 
         Returns:
             The profiler's table.
         """
-        self.method.train()
-        at = self.progress
-        at.pairs = self._make_pairs(self._data.chunks(0)[0])
-        batches = (batch for epoch in itertools.count() for batch in self._data.batches(at.pairs, epoch, 0, 0))
-        return profiled(lambda: self._step(batches), self._device, self._run.path if self._processes.first else None)
+        at, folder = self.progress, self._run.path if self._processes.first else None
+        try:
+            self.method.train()
+            at.pairs = self._make_pairs(self._data.chunks(0)[0])
+            batches = (batch for epoch in itertools.count() for batch in self._data.batches(at.pairs, epoch, 0, 0))
+            return profiled(lambda: self._step(batches), self._device, folder)
+        finally:
+            if self._processes.first:
+                self._run.discard_without_checkpoint()
 
     def description(self) -> str:
         """One line: what is trained on what."""
@@ -118,7 +124,7 @@ class Trainer:
         return (
             f"{config.method}: {config.backbone} at {data.preprocessing.width}x{data.preprocessing.height} on "
             f"{self._device}, {len(data.pairs)} pairs ({data.pairs.dropped} queries without a positive), "
-            f"{data.rows_per_step} queries per step{accumulated}, {self._budget.steps} steps at most, {validation}"
+            f"{data.rows_per_step} queries per step{accumulated}, {self.budget.steps} steps at most, {validation}"
             + (f", {self._processes.count} processes" if self._processes.count > 1 else "")
         )
 
@@ -139,29 +145,25 @@ class Trainer:
                 torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self._device)
         except (KeyError, TypeError, RuntimeError, ValueError) as problem:
             raise DataError(f"{self._run.path / LAST} does not fit these settings: start another run.") from problem
-        self._budget.resume((self.progress.elapsed_s, self.progress.cpu_s), self.progress.reserved_s)
-        if self.progress.processes != self._processes.count:
-            logger.warning(
-                "%d processes trained up to here and %d go on: the same batches, but sums are rounded otherwise%s.",
-                self.progress.processes,
-                self._processes.count,
-                "" if self.config.sync_batch_norm else ", and batch norm sees parts of another size",
-            )
+        self.budget.resume((self.progress.elapsed_s, self.progress.cpu_s), self.progress.reserved_s)
+        if used_up := self.budget.used_up(self.progress.step, self.progress.stale):
+            logger.warning("%s is finished at step %d: %s.", self._run.path, self.progress.step, used_up)
+        compare_processes(self.progress.processes, self._processes.count, self.config)
 
     def _fit(self, report: Report) -> None:
         at = self.progress
         while at.epoch < self.config.epochs and not self._ends():
             self._train_epoch(report)
-        if not at.rows or at.rows[-1]["step"] != at.step:  # the budget ended within an epoch
-            self._finish_epoch(report, last=True)
-        elif self._validation is not None and "R@1" not in at.rows[-1]:  # the process ended before it
+        if not at.rows or at.rows[-1]["step"] != at.step:  # it ended within an epoch
+            self._finish_epoch(report, whole=False)
+        elif self._validation is not None and "R@1" not in at.rows[-1] and not self.budget.stopped:  # it ended before
             at.rows[-1].update(self._validate(report, self._validation))
             self._save()
 
     def _ends(self) -> bool:
-        """Whether steps or time are used up, or recall has not risen for too long."""
+        """Whether steps or time are used up, recall has not risen for too long, or the training was stopped."""
         stale = 0 < self.config.early_stop <= self.progress.stale
-        return stale or self._budget.done(self.progress.step) >= 1
+        return stale or self.budget.ends(self.progress.step)
 
     def _train_epoch(self, report: Report) -> None:
         at = self.progress
@@ -180,7 +182,7 @@ class Trainer:
             at.chunk, at.chunk_step, at.pairs = at.chunk + 1, 0, None
             self._look(report)  # mining by a network that has come to NaN finds nothing
         at.epoch, at.chunk = at.epoch + 1, 0
-        self._finish_epoch(report, last=at.epoch == self.config.epochs or self._ends())
+        self._finish_epoch(report, whole=True)
 
     def _step(self, source: Iterator[PixelBatch]) -> None:
         """Make one step on the next batches."""
@@ -195,7 +197,7 @@ class Trainer:
                 rows.append(pixels.rows)
                 yield self._data.on_device(pixels, at.pairs, self._device)
 
-        outputs = self._optimisation.step(batches(), at.step, self._budget.done(at.step))
+        outputs = self._optimisation.step(batches(), at.step, self.budget.done(at.step))
         if self.config.pairs.reuse_steps:
             for output, own in zip(outputs, rows, strict=True):
                 self._note(own, output.descriptors, output.positive_descriptors)
@@ -223,7 +225,7 @@ class Trainer:
         kept = f"the last good checkpoint is {self._run.path / LAST}" if self.progress.rows else "nothing was saved"
         return ConfigError(f"{what}; {kept}. Lower --lr ({self.config.lr:g}) or raise --warmup_steps.")
 
-    def _finish_epoch(self, report: Report, last: bool) -> None:
+    def _finish_epoch(self, report: Report, whole: bool) -> None:
         """Note the epoch's figures, validate where it is due, save."""
         self._look(report)  # again, where the budget ended within a chunk
         self._check_weights()
@@ -233,7 +235,8 @@ class Trainer:
         row: dict[str, Any] = {"epoch": at.epoch, "step": at.step, **self._seen.epoch()}
         if self._seen.health is not None and (problem := self._seen.health.problem()):
             logger.warning("Descriptors have collapsed: %s. Try a lower --lr or another --method.", problem)
-        if self._validation is not None and (last or at.epoch % self.config.val_every == 0):
+        due = whole and at.epoch % self.config.val_every == 0
+        if self._validation is not None and (due or (self._ends() and not self.budget.stopped)):
             row.update(self._validate(report, self._validation))
         elif self._validation is None:
             self._save_best({})
@@ -248,7 +251,7 @@ class Trainer:
             raise self._not_finite(f"The weights are no longer finite after step {self.progress.step}")
 
     def _validate(self, report: Report, validation: Validation) -> dict[str, float]:
-        clocks = self._budget.clocks
+        clocks = self.budget.clocks
         began = [clock.used_s for clock in clocks]
         with self._seen.paused():
             recall = validation.recall(self.method.network, self._processes)
@@ -269,8 +272,8 @@ class Trainer:
 
     def _save(self) -> None:
         at = self.progress
-        at.elapsed_s, at.cpu_s = self._budget.wall.used_s, self._budget.cpu.used_s
-        at.reserved_s, at.processes = tuple(clock.reserved_s for clock in self._budget.clocks), self._processes.count
+        at.elapsed_s, at.cpu_s = self.budget.wall.used_s, self.budget.cpu.used_s
+        at.reserved_s, at.processes = tuple(clock.reserved_s for clock in self.budget.clocks), self._processes.count
         at.rows[-1].update({"elapsed_s": round(at.elapsed_s, 1), "cpu_s": round(at.cpu_s, 1)})
         if not self._processes.first:
             return
