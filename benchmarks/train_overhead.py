@@ -1,29 +1,32 @@
 """What our training costs over a plain torch loop: same network, loss and batch, in one process, in turn.
 
-``python benchmarks/train_overhead.py --data DIR``: the trainer decodes ahead, crops and flips in threads, normalises,
-logs and watches the loss; the plain loop takes ready batches from memory. Both make rounds of the same number of steps,
-one after the other. Prints images per second of both, and how much slower ours is, in percent, at the small settings'
-own size and at a larger one.
+``python benchmarks/train_overhead.py --data DIR``: the plain loop takes ready batches from memory. The trainer
+normalises, logs and watches the loss; once it takes the same ready pixels, which shows what its step costs, and once it
+makes its batches as in a training, which adds reading, crops, flips and colours in threads. They make rounds of the same
+number of steps in turn. Prints images per second and how much slower ours is, in percent, at the small settings' own
+size and at larger ones.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from training.train import _configuration as configuration
 from vgssl_core.command_line import run
 from vgssl_core.errors import ConfigError
 from vgssl_core.geopair import build_trainer
+from vgssl_core.geopair.batches import PixelBatch
+from vgssl_core.geopair.pairs import PairList
 from vgssl_core.geopair.trainer import Trainer
 from vgssl_core.ssl.method import PairBatch
 
@@ -52,9 +55,9 @@ class Config:
     method: str = "mocov2"
     device: str = "auto"
     batch_size: int = 32
-    sizes: list[str] = field(default_factory=lambda: [OWN_SIZE, "128x64"])
-    steps: int = 25
-    rounds: int = 6
+    sizes: list[str] = field(default_factory=lambda: [OWN_SIZE, "128x64", "256x128"])
+    steps: int = 12
+    rounds: int = 8
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,10 @@ class Cost:
 
 
 class Ours:
-    """The trainer, step after step, with all that its loop does between two steps."""
+    """The trainer, step after step, with all that its loop does between two steps; on ready pixels where given."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self._step = trainer, trainer._step
+    def __init__(self, trainer: Trainer, ready: Sequence[PixelBatch] = ()) -> None:
+        self.trainer, self._step, self._ready = trainer, trainer._step, itertools.cycle(ready) if ready else None
         self._marks: list[tuple[float, float]] = []
         trainer._step = self._marked_step  # type: ignore[method-assign]
 
@@ -87,8 +90,8 @@ class Ours:
         counted = steps - 1 - _UNCOUNTED
         return Cost((wall_end - wall) / counted, (cpu_end - cpu) / counted)
 
-    def _marked_step(self, source: object) -> None:
-        self._step(source)  # type: ignore[arg-type]
+    def _marked_step(self, source: Iterator[PixelBatch]) -> None:
+        self._step(self._ready or source)
         self._marks.append((time.perf_counter(), time.process_time()))
 
 
@@ -126,12 +129,9 @@ def trainer_for(config: Config, size: str, folder: Path) -> Trainer:
     return trainer
 
 
-def ready_batches(trainer: Trainer) -> list[PairBatch]:
-    """One epoch's batches as the trainer makes them, at most `_READY`, on the device."""
-    data = trainer._data
-    pairs = trainer._make_pairs(data.chunks(0)[0])
-    pixels = itertools.islice(data.batches(pairs, 0, 0, 0), _READY)
-    return [data.on_device(batch, pairs, trainer._device) for batch in pixels]
+def ready_pixels(trainer: Trainer, pairs: PairList) -> list[PixelBatch]:
+    """One epoch's batches as the trainer makes them, at most `_READY`."""
+    return list(itertools.islice(trainer._data.batches(pairs, 0, 0, 0), _READY))
 
 
 def compare(config: Config) -> None:
@@ -142,26 +142,29 @@ def compare(config: Config) -> None:
 
 
 def compare_at(size: str, config: Config) -> None:
-    """Measure both in turn and print."""
+    """Measure all in turn and print."""
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(trainer_for(config, size, Path(folder) / "ours"))
-        other = trainer_for(config, size, Path(folder) / "plain")
-        batches = ready_batches(other)
-        plain = PlainLoop(other, batches)
-        plain.round(_UNCOUNTED), ours.round(_UNCOUNTED + 3)  # the first steps allocate
-        costs = [(plain.round(config.steps), ours.round(config.steps)) for _ in range(config.rounds)]
-    images = batches[0].x.shape[0] + batches[0].y.shape[0]
-    for part in (batches[0].negatives, batches[0].negatives_y, batches[0].positives):
-        images += 0 if part is None else part.shape[0] * part.shape[1]
-    given = f"{other._data.preprocessing.width}x{other._data.preprocessing.height}"
+        trainers = [trainer_for(config, size, Path(folder) / name) for name in ("plain", "ready", "own")]
+        other, data = trainers[0], trainers[0]._data
+        pairs = other._make_pairs(data.chunks(0)[0])
+        pixels = ready_pixels(other, pairs)
+        plain = PlainLoop(other, [data.on_device(batch, pairs, other._device) for batch in pixels])
+        ours = {"on ready batches": Ours(trainers[1], pixels), "making its batches": Ours(trainers[2])}
+        plain.round(_UNCOUNTED), [one.round(_UNCOUNTED + 3) for one in ours.values()]  # the first steps allocate
+        costs = [
+            (plain.round(config.steps), *(one.round(config.steps) for one in ours.values()))
+            for _ in range(config.rounds)
+        ]
+    images = pixels[0].images
+    given = f"{data.preprocessing.width}x{data.preprocessing.height}"
     print(f"{config.method}, {other.config.backbone} at {given} on {other._device}, {images} images per step, ", end="")
     print(f"{torch.get_num_threads()} threads, medians of {config.rounds} rounds of {config.steps} steps")
-    for name in ("wall_s", "cpu_s"):
-        pairs = [(getattr(theirs, name), getattr(mine, name)) for theirs, mine in costs]
-        theirs, mine = (images / statistics.median(column) for column in zip(*pairs, strict=True))
-        overhead = 100 * (statistics.median(mine_s / theirs_s for theirs_s, mine_s in pairs) - 1)
-        title = f"images/s by {name.removesuffix('_s')} time"
-        print(f"{title}: plain torch loop {theirs:.1f}, trainer {mine:.1f}, overhead {overhead:.1f} %")
+    for unit in ("wall", "cpu"):
+        plain_s, *ours_s = np.array([[getattr(cost, f"{unit}_s") for cost in row] for row in costs]).T
+        print(f"images/s by {unit} time: plain torch loop {images / np.median(plain_s):.1f}")
+        for name, seconds in zip(ours, ours_s, strict=True):
+            overhead = 100 * (np.median(seconds / plain_s) - 1)
+            print(f"    trainer {name} {images / np.median(seconds):.1f}, overhead {overhead:.1f} %")
 
 
 if __name__ == "__main__":
