@@ -2,8 +2,8 @@
 
 ``python benchmarks/train_overhead.py --data DIR``: the plain loop takes ready batches from memory. The trainer
 normalises, logs and watches the loss; once it takes the same ready pixels, which shows what its step costs, and once it
-makes its batches as in a training, which adds reading, crops, flips and colours in threads. They make rounds of the same
-number of steps in turn. Prints images per second and how much slower ours is, in percent, at the small settings' own
+makes its batches as in a training, which adds reading, crops, flips and colours in threads. They make rounds of as many
+steps in turn. Prints images per second and how much slower ours is, in percent, at the small settings' own
 size and at larger ones.
 """
 
