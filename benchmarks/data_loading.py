@@ -48,7 +48,7 @@ def ours(store: ImageStore) -> Callable[[int], Pair]:
 
     def pair(index: int) -> Pair:
         positive = store[(index + 1) % len(store)]
-        return augmentation.query_and_positives(store[index], [positive], np.random.default_rng(index))[:2]
+        return augmentation.query_and_others(store[index], positive, [], np.random.default_rng(index))[:2]
 
     return pair
 

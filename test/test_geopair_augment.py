@@ -25,7 +25,7 @@ def ramp(height: int = 48, width: int = 64) -> np.ndarray:
 def test_both_images_of_a_pair_are_flipped_or_none(seed: int, jitter: float, crop_positive: bool) -> None:
     config = AugmentConfig(jitter=jitter, crop_positive=crop_positive)
     augmentation = PairAugmentation(config, Preprocessing(32, 24))
-    x, y, _ = augmentation.query_and_positives(ramp(), [ramp()], np.random.default_rng(seed))
+    x, y, _ = augmentation.query_and_others(ramp(), ramp(), [], np.random.default_rng(seed))
     rising = [image[:, -4:].mean() > image[:, :4].mean() for image in (x, y)]
     assert rising[0] == rising[1]
 
@@ -33,7 +33,7 @@ def test_both_images_of_a_pair_are_flipped_or_none(seed: int, jitter: float, cro
 def test_flips_come_as_often_as_asked() -> None:
     augmentation = PairAugmentation(AugmentConfig(), Preprocessing(16, 12))
     rng = np.random.default_rng(0)
-    views = [augmentation.query_and_positives(ramp(12, 16), [ramp(12, 16)], rng)[1] for _ in range(400)]
+    views = [augmentation.query_and_others(ramp(12, 16), ramp(12, 16), [], rng)[1] for _ in range(400)]
     assert 160 < sum(view[:, -1].mean() < view[:, 0].mean() for view in views) < 240
 
 
@@ -49,14 +49,14 @@ def test_crop_lies_inside_and_keeps_the_asked_share(seed: int, height: int, widt
 
 def test_positive_is_only_resized_by_default() -> None:
     config, preprocessing = AugmentConfig(flip=0.0), Preprocessing(32, 24)
-    _, y, _ = PairAugmentation(config, preprocessing).query_and_positives(ramp(), [ramp()], np.random.default_rng(1))
+    _, y, _ = PairAugmentation(config, preprocessing).query_and_others(ramp(), ramp(), [], np.random.default_rng(1))
     assert np.array_equal(y, preprocessing.resize(ramp()))
 
 
 def test_swapped_views_change_places_and_nothing_else() -> None:
     def views(swap: float) -> tuple[np.ndarray, np.ndarray]:
         augmentation = PairAugmentation(AugmentConfig(swap=swap, jitter=0.2), Preprocessing(32, 24))
-        return augmentation.query_and_positives(ramp(), [255 - ramp()], np.random.default_rng(5))[:2]
+        return augmentation.query_and_others(ramp(), 255 - ramp(), [], np.random.default_rng(5))[:2]
 
     (x, y), (other_x, other_y) = views(0.0), views(1.0)
     assert np.array_equal(x, other_y) and np.array_equal(y, other_x)
@@ -185,16 +185,28 @@ def test_a_warp_that_shrinks_much_does_not_alias() -> None:
 def test_a_pair_with_everything_on_still_flips_together(seed: int) -> None:
     effects = {name: Effect(0.3, 0.5) for name in ("perspective", *EFFECTS) if name != "erase"}
     augmentation = PairAugmentation(AugmentConfig(crop_positive=True, jitter=0.2, **effects), Preprocessing(32, 24))
-    x, y, further = augmentation.query_and_positives(ramp(), [ramp(), ramp()], np.random.default_rng(seed))
+    x, y, further = augmentation.query_and_others(ramp(), ramp(), [ramp()], np.random.default_rng(seed))
     assert len(further) == 1
     assert len({image[:, -8:].mean() > image[:, :8].mean() for image in (x, y, *further)}) == 1
+
+
+def test_nothing_but_the_place_tells_a_negative_from_a_positive() -> None:
+    """Else the triplet loss falls to nothing, by the brightness of a crop, and the network learns no places."""
+    augmentation = PairAugmentation(AugmentConfig(crop_positive=True, jitter=0.2), Preprocessing(32, 24))
+    rng, image = np.random.default_rng(3), ramp()
+    views = [augmentation.query_and_others(image, image, [image], rng)[1:] for _ in range(600)]
+    for figure in (np.mean, np.std):
+        positive, negative = ([figure(view) for view in column] for column in zip(*[(y, n[0]) for y, n in views]))
+        error = np.hypot(np.std(positive), np.std(negative)) / np.sqrt(len(views))
+        assert abs(np.mean(positive) - np.mean(negative)) < 4 * error
+        assert np.std(positive) == pytest.approx(np.std(negative), rel=0.15) and np.std(negative) > 1
 
 
 def test_further_positives_leave_the_first_pair_as_it_is() -> None:
     augmentation = PairAugmentation(AugmentConfig(crop_positive=True, swap=0.5, jitter=0.2), Preprocessing(32, 24))
     for seed in range(5):
-        x, y, _ = augmentation.query_and_positives(ramp(), [ramp()], np.random.default_rng(seed))
-        a, b, further = augmentation.query_and_positives(ramp(), [ramp(), ramp()], np.random.default_rng(seed))
+        x, y, _ = augmentation.query_and_others(ramp(), ramp(), [], np.random.default_rng(seed))
+        a, b, further = augmentation.query_and_others(ramp(), ramp(), [ramp()], np.random.default_rng(seed))
         assert np.array_equal(x, a) and np.array_equal(y, b) and further[0].shape == (24, 32, 3)
 
 

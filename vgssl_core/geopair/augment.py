@@ -28,7 +28,7 @@ class AugmentConfig:
         crop_area: Least and largest share of the query's area that a random crop keeps.
         crop_ratio: Least and largest width / height of the crop.
         crop_keeps_aspect: ``crop_ratio`` counts relative to the image's own width / height, as wide images need.
-        crop_positive: Crop the positive too, with its own draw.
+        crop_positive: Crop the positive too, with its own draw, and negatives that come in one view.
         flip: Probability of a horizontal flip, one draw for the pair, so that its geometry agrees.
         swap: Probability that the two images of a pair change places as views. At 0.5 both encoders, and their batch
             norm, see queries and database alike, which matters where the two were taken in another season.
@@ -95,24 +95,23 @@ class PairAugmentation:
         """Height and width of a view in pixels."""
         return self._preprocessing.height, self._preprocessing.width
 
-    def query_and_positives(
-        self, query: Image, positives: Sequence[Image], rng: np.random.Generator
+    def query_and_others(
+        self, query: Image, positive: Image, others: Sequence[Image], rng: np.random.Generator
     ) -> tuple[Image, Image, list[Image]]:
-        """Views of a query, of its first positive and of its further ones, with one flip for all."""
+        """Views of a query, of a positive, and of further positives and of negatives, with one flip for all.
+
+        A negative is varied as positives are: else a network could tell them apart without looking at the place.
+        """
         flip, crop = rng.random() < self.config.flip, self.config.crop_positive
-        x, y = self._vary(query, rng, True, flip), self._vary(positives[0], rng, crop, flip)
+        x, y = self._vary(query, rng, True, flip), self._vary(positive, rng, crop, flip)
         if rng.random() < self.config.swap:
             x, y = y, x
-        return x, y, [self._vary(positive, rng, crop, flip) for positive in positives[1:]]
+        return x, y, [self._vary(other, rng, crop, flip) for other in others]
 
     def two_views(self, image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
         """Two views of one image, each with its own crop and its own flip."""
         first, second = (self._vary(image, rng, True, rng.random() < self.config.flip) for _ in range(2))
         return first, second
-
-    def plain(self, image: Image) -> Image:
-        """An image that is only resized, as at evaluation."""
-        return self._preprocessing.resize(image)
 
     def _vary(self, image: Image, rng: np.random.Generator, crop: bool, flip: bool) -> Image:
         image = self._placed(image, rng, crop, flip)

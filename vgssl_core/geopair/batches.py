@@ -76,7 +76,7 @@ class BatchLoader:
             augmentation: Makes the views.
             queries_per_batch: Rows of the list in one batch over all processes (`SslMethod.queries_per_step`).
             threads: That prepare images in this process.
-            negative_views: 1: a negative comes as it is; 2: in two views that are augmented independently.
+            negative_views: 1: a negative is varied as a positive is; 2: two views of it are augmented independently.
             rank: Number of this process, from 0.
             world: Number of processes.
 
@@ -129,15 +129,14 @@ class BatchLoader:
         row = int(batch.rows[place])
         rng = generator(Stream.AUGMENTATION, *seed, row)
         query = (self._database if pairs.identical[row] else self._queries)[int(pairs.queries[row])]
-        near = [self._database[int(index)] for index in pairs.positives[row]]
-        batch.x[place], batch.y[place], further = self._augmentation.query_and_positives(query, near, rng)
-        for i, view in enumerate(further):
-            batch.positives[place, i] = view
-        for i, index in enumerate(pairs.negatives[row]):
-            image = self._database[int(index)]
-            if self._negative_views == 1:
-                batch.negatives[place, i] = self._augmentation.plain(image)
-            else:
+        near, far = ([self._database[int(i)] for i in indices[row]] for indices in (pairs.positives, pairs.negatives))
+        first, *others = near + far if self._negative_views == 1 else near
+        batch.x[place], batch.y[place], views = self._augmentation.query_and_others(query, first, others, rng)
+        targets = [*batch.positives[place], *(batch.negatives[place] if self._negative_views == 1 else ())]
+        for target, view in zip(targets, views, strict=True):
+            target[...] = view
+        if self._negative_views == 2:
+            for i, image in enumerate(far):
                 batch.negatives[place, i], batch.negatives_y[place, i] = self._augmentation.two_views(image, rng)
 
 

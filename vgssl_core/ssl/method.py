@@ -115,8 +115,8 @@ class SslMethod(nn.Module, ABC):
         projector: From descriptors to embeddings; the identity where the network has a projector of its own.
         embedding_dim: Length of an embedding.
         negatives_per_query: How many mined negatives each query of a batch must bring.
-        negative_views: 1: a negative comes as it is; 2: in two views that are augmented independently, and counts as
-            a pair of the batch.
+        negative_views: 1: a negative is varied as positives are; 2: it comes in two views that are augmented
+            independently, and counts as a pair of the batch.
         positives_per_query: How many positives each query of a batch must bring.
         compares_places: Whether images of a batch are each other's negatives, so that those of one place can be left
             out by their positions.
