@@ -196,7 +196,9 @@ def test_nothing_but_the_place_tells_a_negative_from_a_positive() -> None:
     rng, image = np.random.default_rng(3), ramp()
     views = [augmentation.query_and_others(image, image, [image], rng)[1:] for _ in range(600)]
     for figure in (np.mean, np.std):
-        positive, negative = ([figure(view) for view in column] for column in zip(*[(y, n[0]) for y, n in views]))
+        positive, negative = (
+            [figure(view) for view in column] for column in zip(*[(y, n[0]) for y, n in views], strict=True)
+        )
         error = np.hypot(np.std(positive), np.std(negative)) / np.sqrt(len(views))
         assert abs(np.mean(positive) - np.mean(negative)) < 4 * error
         assert np.std(positive) == pytest.approx(np.std(negative), rel=0.15) and np.std(negative) > 1
