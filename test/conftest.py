@@ -11,11 +11,21 @@ import pytest
 from hypothesis import settings
 from tiny import make_bundle, make_place_set
 
+from vgssl_core.remembered import FOLDER_VARIABLE
+
 #: `make soak` runs the same tests in full: long loops, thousands of mutations, many kills.
 SOAK = os.environ.get("VGSSL_SOAK") == "1"
 settings.register_profile("reduced", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("soak", max_examples=1000, deadline=None)
 settings.load_profile("soak" if SOAK else "reduced")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine remembers of checked files is neither used nor written, by no process of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

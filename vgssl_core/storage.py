@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vgssl_core.errors import ConfigError, VgsslError
+from vgssl_core.plain_yaml import load_plain
 
 #: Names of unfinished writes begin with this, then come the writer's process and a random part; a later writer to
 #: the same place sweeps what dead processes left.
@@ -23,6 +26,7 @@ ASIDE_PREFIX = ".unfinished-"
 #: Where folders cannot be exchanged in one step, the one that is being replaced has this name for a moment.
 _REPLACED_PREFIX = ".replaced-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_SYNCED_AT_ONCE = 8
 _YAML_LIMIT_BYTES = 16_000_000
 
 
@@ -36,10 +40,14 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Yield a path to write to; when the block ends well, it is synced and renamed to ``path``.
 
     When the block raises, nothing is left behind and an older file at ``path`` stays as it was.
+
+    Args:
+        path: File to create or replace.
+        sync: Wait until it is on the disk; without it a power cut may leave it damaged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,20 +55,23 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     aside = _aside(path, ASIDE_PREFIX)
     try:
         yield aside
-        _sync(aside)
+        if sync:
+            _sync(aside)
         os.replace(aside, path)
-        _sync(path.parent)
+        if sync:
+            _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replace: bool = False, sync: bool = True) -> Iterator[Path]:
     """Yield an empty folder to fill; when the block ends well, it becomes ``path``.
 
     Args:
         path: Folder to create.
         replace: Replace an existing folder; without it an existing non-empty one is an error.
+        sync: Wait until it is on the disk; without it a power cut may leave it damaged until `sync_folders`.
 
     Raises:
         VgsslError: ``path`` exists, is not empty, and ``replace`` is false.
@@ -76,13 +87,26 @@ def atomic_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        for item in sorted(aside.rglob("*")):
-            _sync(item)
-        _sync(aside)
+        if sync:
+            for item in sorted(aside.rglob("*")):
+                _sync(item)
+            _sync(aside)
         _move_into_place(aside, path)
-        _sync(path.parent)
+        if sync:
+            _sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_folders(folders: Sequence[Path]) -> None:
+    """Wait until folders that `atomic_folder` made without ``sync`` are on the disk; many at once take less time.
+
+    Raises:
+        OSError: The disk reports that it could not write.
+    """
+    items = [item for folder in folders for item in (*sorted(folder.rglob("*")), folder)]
+    with ThreadPoolExecutor(_SYNCED_AT_ONCE) as pool:
+        list(pool.map(_sync, [*items, *{folder.parent for folder in folders}]))
 
 
 def _aside(path: Path, prefix: str) -> Path:
@@ -162,11 +186,25 @@ def check_output_folder(folder: Path, option: str) -> None:
         raise ConfigError(f"{option} {folder}: no permission to write in {existing}. Give another folder.")
 
 
-def write_yaml(path: str | Path, content: Any) -> None:
-    """Write ``content`` as YAML in one atomic step, keys in the given order."""
+class _PlainDumper(yaml.SafeDumper):
+    """Writes out a value that stands in two places twice, because `read_yaml` refuses aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_yaml(path: str | Path, content: Any, as_json: bool = False) -> None:
+    """Write ``content`` as YAML in one atomic step, keys in the given order.
+
+    Args:
+        path: The file.
+        content: Plain values.
+        as_json: Use the form of YAML that is JSON too: long lists are read in milliseconds instead of seconds.
+    """
     with atomic_file(path) as aside:
         # Without allow_unicode, because PyYAML then writes some line separators so that it reads them as spaces.
-        aside.write_text(yaml.safe_dump(content, sort_keys=False))
+        text = json.dumps(content, indent=1) if as_json else yaml.dump(content, Dumper=_PlainDumper, sort_keys=False)
+        aside.write_text(text, encoding="utf-8")
 
 
 def read_yaml(path: str | Path, error: type[VgsslError], what: str) -> dict[str, Any]:
@@ -178,17 +216,18 @@ def read_yaml(path: str | Path, error: type[VgsslError], what: str) -> dict[str,
         what: What the file should be, for the message ("a map's manifest").
 
     Raises:
-        error: The file is missing, unreadable, not YAML, or not a mapping.
+        error: The file is missing, unreadable, too large, not YAML, not plain (see `load_plain`), or not a mapping.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(_YAML_LIMIT_BYTES)
-            if file.read(1):
-                raise ValueError(f"it is longer than {_YAML_LIMIT_BYTES} characters")
-        content = yaml.safe_load(text)
+            size = os.fstat(file.fileno()).st_size
+            if size > _YAML_LIMIT_BYTES:
+                raise ValueError(f"it is longer than {_YAML_LIMIT_BYTES} bytes")
+            text = file.read(size)
+        content = load_plain(text)
     except OSError as problem:
         raise error(f"Cannot read {path}, {what}: {problem.strerror or problem}.") from problem
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as problem:
+    except (yaml.YAMLError, UnicodeDecodeError, OverflowError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise error(
             f"{path} is damaged: it is not {what} in YAML ({reason}). Restore it from a copy, or make it again."
