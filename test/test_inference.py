@@ -30,6 +30,7 @@ from vgssl_core.inference import (
     write_bundle,
 )
 from vgssl_core.inference.threads import set_threads
+from vgssl_core.sealed import SEAL, write_sealed
 from vgssl_core.storage import sha256
 
 INSTALLED = [name for name, there in available_backends().items() if there]
@@ -46,7 +47,8 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = folder / "bundle.yaml"
     manifest = yaml.safe_load(path.read_text())
     change(manifest)
-    path.write_text(yaml.safe_dump(manifest, sort_keys=False))
+    manifest.pop(SEAL)
+    write_sealed(path, manifest)
 
 
 def repair(folder: Path) -> None:
@@ -274,7 +276,7 @@ def test_a_backend_whose_package_is_missing_tells_how_to_get_it(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "openvino" else find(name, *a))
-    with pytest.raises(ConfigError, match=r"pip install 'vgssl_ros\[openvino\]'.*openvino \(not installed\)"):
+    with pytest.raises(ConfigError, match=r"pip install 'vgssl_ros\[openvino\]'.*openvino \(not here\)"):
         open_embedder(tiny_bundle, "openvino")
 
 

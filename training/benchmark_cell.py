@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import platform
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from vgssl_core.evaluation.grid import NS, RUN, CellPlan, CellResult, read_plan,
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.retrieval import retrieve
 from vgssl_core.inference import Embedder
+from vgssl_core.inference.cpu import cpu_name
 from vgssl_core.inference.threads import set_threads
 from vgssl_core.places import read_place_set
 
@@ -159,18 +159,11 @@ def _drop_state(run: Path) -> None:
 
 
 def _machine(threads: int) -> dict[str, str | int]:
-    machine: dict[str, str | int] = {"cpu": _cpu_name(), "cores": os.cpu_count() or 1, "threads": threads}
+    machine: dict[str, str | int] = {"cpu": cpu_name(), "cores": os.cpu_count() or 1, "threads": threads}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     return machine
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ class EvaluateConfig:
             estimated on images of the set's train split, or of the whole set where it has no splits).
         split: Which split of the set, where it has splits.
         backend: Engine that runs the bundle.
+        precision: What the engine computes in: auto, fp32, fp16, bf16 or int8.
         radius_m: A database image within this distance of a query is right.
         seed: Seed of the untrained network.
         skip_damaged: Leave out images that do not decode instead of stopping.
@@ -44,6 +45,7 @@ class EvaluateConfig:
     baseline: Literal["hog", "untrained"] | None = None
     split: Literal["train", "val", "test"] = "test"
     backend: str = "auto"
+    precision: str = "auto"
     radius_m: float = 25.0
     seed: int = 0
     skip_damaged: bool = False
@@ -69,7 +71,7 @@ def _embedder(config: EvaluateConfig) -> Embedder:
         return untrained_embedder(config.bundle, config.data, config.split, config.seed)
     if config.bundle is None:
         raise ConfigError("Nothing to evaluate: give --bundle BUNDLE, or --baseline hog, or --baseline untrained.")
-    return open_embedder(config.bundle, config.backend)
+    return open_embedder(config.bundle, config.backend, precision=config.precision)
 
 
 def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:

@@ -26,6 +26,7 @@ class LocalizeConfig:
         bundle: Model bundle; the one that built the map where it is not given.
         json: Print JSON instead of a table.
         backend: Engine that runs the bundle.
+        precision: What the engine computes in: auto, fp32, fp16, bf16 or int8.
         threads: Threads of the engine; all cores where it is not given.
         localizer: How matches become hypotheses.
     """
@@ -35,6 +36,7 @@ class LocalizeConfig:
     bundle: Path | None = None
     json: bool = False
     backend: str = "auto"
+    precision: str = "auto"
     threads: int | None = None
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
 
@@ -42,7 +44,9 @@ class LocalizeConfig:
 def localize(config: LocalizeConfig) -> None:
     """Print the hypotheses of one photo."""
     image = read_image(config.photo)
-    localizer = open_localizer(config.map, config.bundle, config.localizer, config.backend, config.threads)
+    localizer = open_localizer(
+        config.map, config.bundle, config.localizer, config.backend, config.threads, precision=config.precision
+    )
     result = localizer.localize(image)
     print(_as_json(config, localizer, result) if config.json else _as_table(localizer, result))
 

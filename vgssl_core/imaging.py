@@ -94,8 +94,9 @@ def _is_truncated_jpeg(data: bytes) -> bool:
         return False
     for marker, position, length in _jpeg_segments(data):
         if marker == _SCAN:
-            # In entropy-coded data 0xFF is always stuffed, so the first end marker is the real one.
-            return data.find(b"\xff\xd9", position + 2 + length) < 0
+            # In entropy-coded data 0xFF is always stuffed, so that any end marker is the picture's. The search begins
+            # at the end of the file, where it usually is.
+            return data.rfind(b"\xff\xd9", position + 2 + length) < 0
     return True
 
 
@@ -231,15 +232,19 @@ class Preprocessing:
         """(height, width, 3) uint8 RGB of any size to (3, self.height, self.width) float32."""
         return self.normalise(self.resize(image))
 
-    def resize(self, image: Image) -> Image:
-        """Stretch to the input size: area averaging when shrinking, which does not alias, else bilinear."""
+    def resize(self, image: Image, out: Image | None = None) -> Image:
+        """Stretch to the input size: area averaging when shrinking, which does not alias, else bilinear.
+
+        Args:
+            image: (height, width, 3) uint8 RGB of any size.
+            out: (self.height, self.width, 3) uint8 to write into; an image that has the size already is not copied.
+        """
         height, width = image.shape[:2]
         if (width, height) == (self.width, self.height):
             return image
         shrinks = width >= self.width and height >= self.height
-        return cv2.resize(
-            image, (self.width, self.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return cv2.resize(image, (self.width, self.height), dst=out, interpolation=interpolation)
 
     def normalise(self, image: Image) -> NDArray[np.float32]:
         """(height, width, 3) uint8 to normalised (3, height, width) float32."""

@@ -52,14 +52,17 @@ class Frame:
     is_compressed: bool = True
     source: str = "frame"
 
-    def image(self) -> Image:
+    def image(self, least_size: tuple[int, int] | None = None) -> Image:
         """Decode to (height, width, 3) uint8 RGB.
+
+        Args:
+            least_size: See `vgssl_core.imaging.decode_image`.
 
         Raises:
             DataError: Damaged, or of an encoding that is not known.
         """
         if self.is_compressed:
-            return imaging.decode_image(self.data, self.source)
+            return imaging.decode_image(self.data, self.source, least_size)
         return imaging.raw_to_rgb(
             self.data, self.width, self.height, self.encoding, self.step, self.is_bigendian, self.source
         )

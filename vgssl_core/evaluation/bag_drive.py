@@ -71,7 +71,7 @@ def drive_through(localizer: Localizer, frames: GeotaggedFrames) -> Drive:
     estimate, columns = np.full((len(frames), 3), np.nan), np.full((len(frames), 3), np.nan)
     for row, tagged in enumerate(tqdm(frames, total=len(frames), desc="localize", unit="frame")):
         try:
-            image = tagged.frame.image()
+            image = tagged.frame.image(localizer.least_size)
         except DataError as problem:
             _log.warning("%s", problem)
             continue

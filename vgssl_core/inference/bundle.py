@@ -15,18 +15,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vgssl_core.arrays import open_array
 from vgssl_core.errors import BundleError, DataError
-from vgssl_core.imaging import Image, Preprocessing, read_image
-from vgssl_core.storage import atomic_folder, read_yaml, sha256, write_yaml
+from vgssl_core.imaging import Image, Preprocessing, decode_image
+from vgssl_core.inference.trial import try_network
+from vgssl_core.sealed import SEAL, require_seal, write_sealed
+from vgssl_core.storage import atomic_folder, read_yaml, sha256
+from vgssl_core.verified import require_inside, require_unaltered
 
 #: Version of the folder's layout; a reader refuses any other.
 FORMAT = 1
 MANIFEST = "bundle.yaml"
 MODEL = "model.onnx"
-SAMPLES = "samples"
+SAMPLES, DESCRIPTORS = "samples", "descriptors.npy"
 _REMEDY = "Export it again with `vgssl export RUN --out BUNDLE`, or copy it again whole."
 _MAX_DIMENSION = 65536
 _MAX_SAMPLES = 1000
+_MAX_SAMPLE_PIXELS, _MAX_SAMPLES_BYTES = 100_000_000, 1_000_000_000
+_MAX_INPUT_PIXELS = 1 << 24
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Bundle:
         architecture, training: What the network is and what it was trained on; for people and reports.
         recall: Precision → recall that the export measured; may be empty.
         files: File name → its sha256, bytes and precision.
-        sample_names: Files below ``samples/`` whose descriptors are in ``samples/descriptors.npy``.
+        sample_names: Files below ``samples/`` (PNG) whose descriptors are in ``samples/descriptors.npy``.
+        default_precision: What to compute in where nothing else is asked for; the manifest may name it.
     """
 
     path: Path
@@ -55,17 +63,28 @@ class Bundle:
     recall: dict[str, Any]
     files: dict[str, dict[str, Any]]
     sample_names: tuple[str, ...]
+    default_precision: str = "fp32"
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Precision → name of its ONNX file."""
+        return {entry["precision"]: name for name, entry in self.files.items() if "precision" in entry}
 
     def model_path(self, precision: str = "fp32") -> Path:
-        """The ONNX file of a precision.
+        """The ONNX file of a precision; one that is new on this machine is first read in a child process.
 
         Raises:
-            BundleError: The bundle has none of that precision.
+            BundleError: The bundle has none of that precision, or it is no usable network.
         """
-        models = {entry["precision"]: name for name, entry in self.files.items() if "precision" in entry}
+        models = self.precisions
         if precision not in models:
-            raise BundleError(f"Bundle {self.path} has no {precision} model, only {', '.join(sorted(models))}.")
-        return self.path / models[precision]
+            raise BundleError(
+                f"Bundle {self.path} has no {precision} model, only {', '.join(sorted(models))}: take one of these, or "
+                f"export it with --precision {precision}."
+            )
+        path, size = self.path / models[precision], self.preprocessing
+        try_network(path, self.dimension, size.height, size.width, self.files[models[precision]]["sha256"])
+        return path
 
     def samples(self) -> tuple[list[Image], NDArray[np.float32]]:
         """The sample images and their (S, D) fp32 descriptors.
@@ -74,16 +93,29 @@ class Bundle:
             BundleError: A sample does not decode or the descriptors do not fit.
         """
         try:
-            images = [read_image(self.path / SAMPLES / name) for name in self.sample_names]
-            descriptors = np.load(self.path / SAMPLES / "descriptors.npy", allow_pickle=False)
-        except (DataError, OSError, ValueError, EOFError) as problem:
+            images = _read_samples([self.path / SAMPLES / name for name in self.sample_names])
+        except (DataError, OSError) as problem:
             raise BundleError(f"The samples of bundle {self.path} are damaged: {problem} {_REMEDY}") from problem
-        if descriptors.shape != (len(images), self.dimension) or descriptors.dtype != np.float32:
-            raise BundleError(
-                f"{self.path / SAMPLES / 'descriptors.npy'} holds {descriptors.dtype} {descriptors.shape} instead of "
-                f"float32 {(len(images), self.dimension)}. {_REMEDY}"
-            )
+        shape = (len(images), self.dimension)
+        path = self.path / SAMPLES / DESCRIPTORS
+        descriptors = np.array(open_array(path, np.dtype(np.float32), shape, BundleError, _REMEDY))
+        if not np.isfinite(descriptors).all():
+            raise BundleError(f"{path} holds descriptors that are not finite. {_REMEDY}")
         return images, descriptors
+
+
+def _read_samples(paths: Sequence[Path]) -> list[Image]:
+    """The images; their sizes are added up from their headers before one is decoded."""
+    contents = [path.read_bytes() for path in paths]
+    pixels = 0
+    for path, content in zip(paths, contents, strict=True):
+        width, height = (int.from_bytes(content[begin : begin + 4], "big") for begin in (16, 20))
+        if content[:8] != _PNG or content[12:16] != b"IHDR" or not width * height:
+            raise DataError(f"{path} is no PNG image.")
+        pixels += width * height
+    if pixels > _MAX_SAMPLE_PIXELS:
+        raise DataError(f"They have {pixels} pixels together, more than {_MAX_SAMPLE_PIXELS}.")
+    return [decode_image(content, str(path)) for path, content in zip(paths, contents, strict=True)]
 
 
 def compute_model_id(
@@ -112,6 +144,8 @@ def write_bundle(
     sample_images: Sequence[Image],
     sample_descriptors: NDArray[np.float32],
     recall: Mapping[str, Any] | None = None,
+    low_precision: Mapping[str, bytes] | None = None,
+    default_precision: str = "fp32",
     replace: bool = False,
 ) -> Bundle:
     """Write a bundle aside and rename it into place: it is there whole or not at all.
@@ -128,6 +162,8 @@ def write_bundle(
         sample_images: A few RGB images, any sizes; stored without loss.
         sample_descriptors: Their (S, D) float32 descriptors by the original network.
         recall: Precision → recall where it was measured.
+        low_precision: Precision (``fp16``, ``int8``) → the same network in it.
+        default_precision: What engines take that are not asked for another.
         replace: Replace an existing bundle; without it that is an error.
 
     Raises:
@@ -142,13 +178,20 @@ def write_bundle(
             (aside / MODEL).write_bytes(onnx)
         else:
             shutil.copyfile(onnx, aside / MODEL)
+        precisions = {MODEL: "fp32"} | {f"model.{name}.onnx": name for name in low_precision or {}}
+        for name, network in (low_precision or {}).items():
+            (aside / f"model.{name}.onnx").write_bytes(network)
         names = _write_samples(aside / SAMPLES, sample_images, sample_descriptors)
-        written = [aside / MODEL, *(aside / SAMPLES / name for name in [*names, "descriptors.npy"])]
+        written = [
+            *(aside / name for name in precisions),
+            *(aside / SAMPLES / name for name in [*names, DESCRIPTORS]),
+        ]
         files = {
             path.relative_to(aside).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in written
         }
-        files[MODEL]["precision"] = "fp32"
+        for name, precision in precisions.items():
+            files[name]["precision"] = precision
         manifest = {
             "format": FORMAT,
             "model_id": model_id,
@@ -158,10 +201,11 @@ def write_bundle(
             "architecture": dict(architecture),
             "training": dict(training),
             "recall": dict(recall or {}),
+            "default_precision": default_precision,
             "samples": {"count": len(names), "images": names},
             "files": files,
         }
-        write_yaml(aside / MANIFEST, manifest)
+        write_sealed(aside / MANIFEST, manifest)
         load_bundle(aside)
     return load_bundle(folder)
 
@@ -171,26 +215,32 @@ def _write_samples(folder: Path, images: Sequence[Image], descriptors: NDArray[n
     names = [f"{number:04d}.png" for number in range(len(images))]
     for name, image in zip(names, images, strict=True):
         cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    np.save(folder / "descriptors.npy", np.asarray(descriptors, np.float32), allow_pickle=False)
+    np.save(folder / DESCRIPTORS, np.asarray(descriptors, np.float32), allow_pickle=False)
     return names
 
 
-def load_bundle(folder: str | Path) -> Bundle:
-    """Read a bundle and check every file's size and sha256 before anything else reads it.
+def load_bundle(folder: str | Path, verify: bool = False) -> Bundle:
+    """Read a bundle and check its files before anything else reads them: sizes, and checksums of what is new here.
+
+    Args:
+        folder: The bundle's folder.
+        verify: Compare all checksums, whatever was checked before.
 
     Raises:
-        BundleError: Missing, truncated, altered, of another format version, or incomplete; names the file and
-            the remedy.
+        BundleError: Missing, truncated, altered, a link to elsewhere, of another format version, or incomplete; names
+            the file and the remedy.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         hint = " (it is a map: give the bundle that built it)" if (folder / "map.yaml").is_file() else ""
         state = f"has no {MANIFEST}{hint}" if folder.is_dir() else "is no folder"
         raise BundleError(f"There is no model bundle at {folder}: it {state}. Give a folder that `vgssl export` wrote.")
+    require_inside(folder, folder / MANIFEST, BundleError, _REMEDY)
     manifest = read_yaml(folder / MANIFEST, BundleError, "a bundle's manifest")
     bundle = _from_manifest(folder, manifest)
     for name, entry in bundle.files.items():
-        _check_file(folder / name, entry)
+        require_inside(folder, folder / name, BundleError, _REMEDY)
+        require_unaltered(folder / name, entry["bytes"], entry["sha256"], BundleError, _REMEDY, verify)
     return bundle
 
 
@@ -200,7 +250,9 @@ def _from_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
         remedy = "Update vgssl_ros, or export the bundle with this version." if newer else _REMEDY
-        raise BundleError(f"{where} has format version {version!r}; this vgssl_ros reads {FORMAT}. {remedy}")
+        raise BundleError(f"{where} has format version {version!r:.40}; this vgssl_ros reads {FORMAT}. {remedy}")
+    if SEAL in manifest:  # bundles of the first releases have none
+        require_seal(where, manifest, BundleError, _REMEDY)
     try:
         bundle = Bundle(
             path=folder,
@@ -213,12 +265,19 @@ def _from_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
             recall=_checked(manifest, "recall", dict),
             files=_checked(manifest, "files", dict, _are_files),
             sample_names=tuple(_checked(_checked(manifest, "samples", dict), "images", list, _are_names)),
+            default_precision=_checked({"default_precision": "fp32", **manifest}, "default_precision", str),
         )
+        if bundle.preprocessing.width * bundle.preprocessing.height > _MAX_INPUT_PIXELS:
+            raise BundleError(f"preprocessing asks for images of more than {_MAX_INPUT_PIXELS} pixels.")
     except (DataError, BundleError) as problem:
         raise BundleError(f"{where} is damaged: {problem} {_REMEDY}") from problem
-    needed = [f"{SAMPLES}/{name}" for name in (*bundle.sample_names, "descriptors.npy")]
+    needed = [f"{SAMPLES}/{name}" for name in (*bundle.sample_names, DESCRIPTORS)]
     if missing := [name for name in (MODEL, *needed) if name not in bundle.files]:
         raise BundleError(f"{where} is damaged: it lists no checksum of {', '.join(missing)}. {_REMEDY}")
+    if bundle.default_precision not in {"bf16", *bundle.precisions}:
+        raise BundleError(f"{where} is damaged: it has no {bundle.default_precision} model, its default. {_REMEDY}")
+    if sum(bundle.files[name]["bytes"] for name in needed) > _MAX_SAMPLES_BYTES:
+        raise BundleError(f"{where} is damaged: its samples have more than {_MAX_SAMPLES_BYTES} bytes. {_REMEDY}")
     return bundle
 
 
@@ -231,7 +290,7 @@ def _checked(values: Mapping[str, Any], key: str, kind: type, valid: Any = lambd
 
 
 def _are_names(names: list[Any]) -> bool:
-    plain = all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]+\.(png|jpg)", name) for name in names)
+    plain = all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_\-]+\.png", name) for name in names)
     return plain and 0 < len(names) <= _MAX_SAMPLES
 
 
@@ -247,13 +306,3 @@ def _are_files(files: dict[Any, Any]) -> bool:
         and isinstance(entry.get("precision", ""), str)
         for name, entry in files.items()
     )
-
-
-def _check_file(path: Path, entry: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise BundleError(f"{path} is missing. {_REMEDY}")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise BundleError(f"{path} has {size} bytes instead of {entry['bytes']}: it is truncated or altered. {_REMEDY}")
-    if sha256(path) != entry["sha256"]:
-        raise BundleError(f"{path} does not match its checksum: it is damaged or altered. {_REMEDY}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -20,7 +21,7 @@ from vgssl_core.imaging import Image, read_image
 from vgssl_core.inference.embedder import Embedder
 
 #: What to do with an image that does not decode.
-OnError = Literal["raise", "skip"]
+OnError = Literal["raise", "skip", "keep"]
 _DECODERS = 2
 _NAMED_FAILURES = 5
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def embed_images(
     on_error: OnError = "raise",
     total: int | None = None,
     description: str = "embed",
+    bar: tqdm | None = None,
 ) -> EmbeddedImages:
     """Decode and resize in threads, ahead of the engine, which embeds in batches.
 
@@ -68,9 +70,12 @@ def embed_images(
         items: Name and loader of each image; a loader raises `DataError` for an image that does not decode.
         batch_size: Images per call of the engine.
         on_error: ``raise`` refuses a set with images that do not decode, after all of them were tried, so that they
-            are counted and named; ``skip`` leaves them out, and counts and names them in the result and in the log.
+            are counted and named; ``skip`` leaves them out, and counts and names them in the result and in the log;
+            ``keep`` hands them back without a word, to a caller that joins several results and then asks
+            `judge_failures`.
         total: Number of items, for the progress bar; None shows no bar.
         description: Label of the progress bar.
+        bar: A bar of the caller's that goes on, instead of one of its own.
 
     Raises:
         DataError: Images do not decode and ``on_error`` is ``raise``; or no image is left.
@@ -78,7 +83,8 @@ def embed_images(
     blocks: list[NDArray[np.float32]] = []
     kept: list[int] = []
     failures: list[tuple[str, str]] = []
-    with tqdm(total=total, desc=description, unit="image", disable=total is None) as bar:
+    own_bar = functools.partial(tqdm, total=total, desc=description, unit="image", disable=total is None)
+    with own_bar() if bar is None else contextlib.nullcontext(bar) as shown:
         decoded = enumerate(_decoded(items, embedder, 2 * batch_size))
         while chunk := list(itertools.islice(decoded, batch_size)):
             images = []
@@ -90,15 +96,9 @@ def embed_images(
                     kept.append(index)
             if images:
                 blocks.append(embedder.embed(images))
-            bar.update(len(chunk))
-    if failures and (on_error == "raise" or not kept):
-        named = ", ".join(name for name, _ in failures[:_NAMED_FAILURES])
-        more = ", …" if len(failures) > _NAMED_FAILURES else ""
-        raise DataError(
-            f"{len(failures)} of {len(failures) + len(kept)} images do not decode: {named}{more}. Replace or remove "
-            f"them{', or give --skip-damaged' if kept else ''}."
-        )
-    _report(failures, len(kept))
+            shown.update(len(chunk))
+    if on_error != "keep":
+        judge_failures(failures, len(kept), on_error)
     descriptors = np.concatenate(blocks) if blocks else np.empty((0, embedder.dimension), np.float32)
     return EmbeddedImages(descriptors, np.array(kept, np.int64), failures)
 
@@ -128,9 +128,26 @@ def _decoded(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _report(failures: list[tuple[str, str]], kept: int) -> None:
+def judge_failures(failures: Sequence[tuple[str, str]], kept: int, on_error: OnError) -> None:
+    """Refuse a set with images that do not decode, or count and name them in the log.
+
+    Args:
+        failures: Name and reason of each.
+        kept: How many others there are.
+        on_error: See `embed_images`.
+
+    Raises:
+        DataError: There are some and ``on_error`` is ``raise``, or there is no other image.
+    """
     if not failures:
         return
+    if on_error == "raise" or not kept:
+        named = ", ".join(name for name, _ in failures[:_NAMED_FAILURES])
+        more = ", …" if len(failures) > _NAMED_FAILURES else ""
+        raise DataError(
+            f"{len(failures)} of {len(failures) + kept} images do not decode: {named}{more}. Replace or remove "
+            f"them{', or give --skip-damaged' if kept else ''}."
+        )
     for _, reason in failures[:_NAMED_FAILURES]:
         _log.warning("%s", reason)
     rest = len(failures) - _NAMED_FAILURES

@@ -6,20 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vgssl_core.errors import BundleError
-from vgssl_core.imaging import Image, Preprocessing
 from vgssl_core.inference.bundle import Bundle
-
-
-def network_input(images: Sequence[Image], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """(N, 3, height, width) float32 of N RGB images of any size."""
-    batch = np.empty((len(images), 3, preprocessing.height, preprocessing.width), np.float32)
-    for row, image in zip(batch, images, strict=True):
-        row[...] = preprocessing(image)
-    return batch
 
 
 def check_shapes(bundle: Bundle, path: Path, inputs: Sequence[Sequence[Any]], outputs: Sequence[Sequence[Any]]) -> None:

@@ -1,4 +1,9 @@
-"""The one place where thread counts are set."""
+"""The one place where thread counts are set.
+
+No thread waits busily: ONNX Runtime's are told not to spin, OpenVINO's and OpenCV's sleep by themselves, and FAISS's
+are told to when it is loaded (`faiss_package`). Busy threads would answer a little sooner, and take the cores from the
+robot's other programs.
+"""
 
 from __future__ import annotations
 
