@@ -7,16 +7,24 @@ Networks of others: ``python -m training.export --hub OWNER/NAME --model FUNCTIO
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from vgssl_core.command_line import run
 from vgssl_core.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vgssl_core.inference import Bundle
     from vgssl_core.models.exportable import Exportable
+
+
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,15 @@ class ExportConfig:
         mean: With --hub: per-channel mean of its training images, scaled to [0, 1].
         std: With --hub: per-channel standard deviation.
         images: With --hub or --reference: folder or place set of real images that the export is checked on.
+        precision: The precisions that the bundle holds, of fp32, fp16 and int8; fp32 is always there. fp16 is for
+            GPUs, int8 for CPUs and GPUs.
+        calibration: With int8: folder or place set of images like the robot's, from which scales are taken. A RUN has
+            its own training images.
+        calibration_images: So many of them, evenly spread.
+        data: Place set on which every precision is measured.
+        split: Which split of it, where it has splits.
+        default_precision: What engines take that are not asked for another. int8 is refused where it costs more than
+            one point of Recall@1 on --data.
         samples: Images that stay in the bundle with their descriptors, to test engines on the robot.
         replace: Replace a bundle that is there already.
     """
@@ -58,6 +75,12 @@ class ExportConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     images: Path | None = None
+    precision: list[Precision] = field(default_factory=lambda: ["fp32"])
+    calibration: Path | None = None
+    calibration_images: int = 128
+    data: Path | None = None
+    split: Literal["train", "val", "test"] = "val"
+    default_precision: Precision = "fp32"
     samples: int = 4
     replace: bool = False
 
@@ -68,18 +91,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(config: ExportConfig) -> None:
-    from vgssl_core.inference.bundle import write_bundle
-    from vgssl_core.models import model_id
     from vgssl_core.models.onnx_export import export_onnx, verified_descriptors
+    from vgssl_core.models.precisions import low_precisions
 
-    if config.out.exists() and not config.replace and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise BundleError(f"{config.out} exists already: give another --out, or --replace true.")
+    _check(config)
     source = _source(config)
+    calibration = _calibration(config, source) if "int8" in config.precision else []
     onnx = export_onnx(source.network, source.preprocessing)
     descriptors, cosine = verified_descriptors(onnx, source.network, source.preprocessing, source.images)
+    low = low_precisions(onnx, config.precision, source.preprocessing, calibration)
+    recall = {"fp32": source.recall} if source.recall else {}
+    if config.data is not None:
+        recall = _measured(config, source, onnx, low, descriptors)
+    bundle = _written(config, config.out, source, onnx, low, descriptors, recall)
+    size_mib = len(onnx) / 2**20
+    print(f"exported: {config.out} (model {bundle.model_id[:12]}, {bundle.dimension} dimensions, {size_mib:.1f} MiB)")
+    print(f"ONNX Runtime agrees with torch on {len(source.images)} real images: cosine >= {cosine:.6f}")
+    for name, network in low.items():
+        print(f"{name}: {len(network) / 2**20:.1f} MiB{' (default)' if name == config.default_precision else ''}")
+
+
+def _check(config: ExportConfig) -> None:
+    """Refuse settings that cannot work before anything is computed."""
+    if config.out.exists() and not config.replace and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise BundleError(f"{config.out} exists already: give another --out, or --replace true.")
+    if config.default_precision not in ["fp32", *config.precision]:
+        raise ConfigError(f"--default_precision {config.default_precision} needs it among --precision.")
+    if config.calibration_images < 1:
+        raise ConfigError(f"--calibration_images {config.calibration_images}: give at least 1.")
+    if config.default_precision == "int8" and config.data is None:
+        raise ConfigError("int8 becomes the default only where its recall is known: give --data, a place set.")
+
+
+def _calibration(config: ExportConfig, source: Exportable) -> list[Path]:
+    """The images that int8 takes its scales from."""
+    from vgssl_core.models.exportable import image_paths, spread
+
+    if config.calibration is not None:
+        return spread(image_paths(config.calibration, "--calibration"), config.calibration_images)
+    if not source.image_paths:
+        raise ConfigError("--precision int8 needs --calibration DIR, images like the robot's.")
+    return spread(source.image_paths, config.calibration_images)
+
+
+def _measured(
+    config: ExportConfig, source: Exportable, onnx: bytes, low: dict[str, bytes], descriptors: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Recall of every precision on ``--data``, printed; for the manifest."""
+    from vgssl_core.evaluation.precisions import measure_precisions
+    from vgssl_core.models.precisions import check_default
+    from vgssl_core.places import read_place_set
+
+    assert config.data is not None
+    place_set = read_place_set(config.data, config.split)
+    with tempfile.TemporaryDirectory() as folder:
+        _written(config, Path(folder) / "bundle", source, onnx, low, descriptors, {})
+        measured = measure_precisions(Path(folder) / "bundle", place_set)
+    for name, metrics in measured.items():
+        print(f"{name}: {metrics.line()} ({metrics.protocol})" if name == "fp32" else f"{name}: {metrics.line()}")
+    recall = {name: metrics.recall for name, metrics in measured.items()}
+    check_default(config.default_precision, recall)
+    return {name: {str(n): round(value, 2) for n, value in values.items()} for name, values in recall.items()}
+
+
+def _written(
+    config: ExportConfig,
+    out: Path,
+    source: Exportable,
+    onnx: bytes,
+    low: dict[str, bytes],
+    descriptors: NDArray[np.float32],
+    recall: dict[str, Any],
+) -> Bundle:
+    from vgssl_core.inference.bundle import write_bundle
+    from vgssl_core.models import model_id
+
     count = max(1, min(config.samples, len(source.images)))
-    bundle = write_bundle(
-        config.out,
+    return write_bundle(
+        out,
         onnx,
         model_id=model_id(source.network, source.preprocessing),
         method=source.method,
@@ -88,12 +177,11 @@ def _export(config: ExportConfig) -> None:
         training=source.training,
         sample_images=source.images[:count],
         sample_descriptors=descriptors[:count],
-        recall={"fp32": source.recall} if source.recall else {},
+        recall=recall,
+        low_precision=low,
+        default_precision=config.default_precision,
         replace=config.replace,
     )
-    size_mib = len(onnx) / 2**20
-    print(f"exported: {config.out} (model {bundle.model_id[:12]}, {bundle.dimension} dimensions, {size_mib:.1f} MiB)")
-    print(f"ONNX Runtime agrees with torch on {len(source.images)} real images: cosine >= {cosine:.6f}")
 
 
 def _source(config: ExportConfig) -> Exportable:
@@ -116,11 +204,14 @@ def _of_run(config: ExportConfig) -> Exportable:
     network, preprocessing, manifest = load_run(config.run)
     training = {"data": manifest["data"], "seed": manifest["seed"], **manifest["versions"]}
     images, recall = sample_images(config.run), run_recall(config.run)
-    if config.pca:
+    paths: list[Path] = []
+    if config.pca or ("int8" in config.precision and config.calibration is None):
         places = read_place_set(manifest["data"]["train"], "train")
-        compact(network, preprocessing, [*places.database.paths, *places.queries.paths], config.pca)
+        paths = [*places.database.paths, *places.queries.paths]
+    if config.pca:
+        compact(network, preprocessing, paths, config.pca)
         recall = {}  # it was measured without the PCA
-    return Exportable(network, preprocessing, manifest["method"], training, images, recall)
+    return Exportable(network, preprocessing, manifest["method"], training, images, recall, paths)
 
 
 def _of_hub(config: ExportConfig) -> Exportable:

@@ -44,6 +44,7 @@ class Exportable:
         training: Where its weights come from, plain values.
         images: Real images that the export is checked on.
         recall: On validation, by N, where it was measured.
+        image_paths: Files of its training images, where they are known.
     """
 
     network: DescriptorNet | ForeignNet
@@ -52,6 +53,7 @@ class Exportable:
     training: dict[str, Any]
     images: Sequence[Image]
     recall: dict[str, float] = field(default_factory=dict)
+    image_paths: Sequence[Path] = ()
 
 
 def foreign(config: ForeignConfig, preprocessing: Preprocessing, folder: Path) -> Exportable:
@@ -108,25 +110,42 @@ def compact(network: DescriptorNet, preprocessing: Preprocessing, paths: Sequenc
     """
     if network.config.head != "none" or network.projector is not None:
         raise ConfigError("--pca compacts pooled vectors: train with --head none and without a projector for it.")
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(PCA_SAMPLES, len(paths))).astype(int))
+    chosen = spread(paths, PCA_SAMPLES)
     logger.info("PCA to %d dimensions on %d training images.", dim, len(chosen))
     embedder = TorchEmbedder(network.to(best_device()), preprocessing)
-    parts = np.array_split(chosen, range(_PCA_BATCH, len(chosen), _PCA_BATCH))
-    rows = [embedder.embed([read_image(paths[index]) for index in part]) for part in parts]
+    parts = [chosen[first : first + _PCA_BATCH] for first in range(0, len(chosen), _PCA_BATCH)]
+    rows = [embedder.embed([read_image(path) for path in part]) for part in parts]
     fit_pca_head(network, torch.from_numpy(np.concatenate(rows)), dim).cpu()
 
 
 def some_images(folder: Path) -> list[Image]:
-    """A few images from everywhere below a folder, evenly spaced in the order of their names.
+    """A few images from everywhere below a folder.
 
     Raises:
         ConfigError: There are none.
         DataError: One does not decode.
     """
+    return [read_image(path) for path in spread(image_paths(folder, "--images"), _IMAGES)]
+
+
+def image_paths(folder: Path, option: str) -> list[Path]:
+    """The image files below a folder in the order of their names.
+
+    Args:
+        folder: Where to look.
+        option: That named it, for the message.
+
+    Raises:
+        ConfigError: There are none.
+    """
     if not folder.is_dir():
-        raise ConfigError(f"--images {folder} is no folder.")
+        raise ConfigError(f"{option} {folder} is no folder.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
     if not paths:
-        raise ConfigError(f"--images {folder} holds no images ({', '.join(_IMAGE_SUFFIXES)}).")
-    chosen = np.unique(np.linspace(0, len(paths) - 1, _IMAGES).astype(int))
-    return [read_image(paths[index]) for index in chosen]
+        raise ConfigError(f"{option} {folder} holds no images ({', '.join(_IMAGE_SUFFIXES)}).")
+    return paths
+
+
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most ``count`` of some paths, evenly spaced."""
+    return [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))]
