@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -19,6 +16,7 @@ import training.map
 from vgssl_core import geodesy
 from vgssl_core.bags import BagWriter
 from vgssl_core.geomap import load_map, verify_map
+from vgssl_core.places import read_place_set
 
 CAMERA, FIX, ODOMETRY = "/camera/image_raw/compressed", "/gps/fix", "/odom"
 
@@ -154,10 +152,8 @@ def test_what_cannot_become_a_map_is_one_clear_line_and_leaves_nothing(
         ("is not a folder", ["--bundle", tiny_bundle, "--data", tmp_path / "missing"]),
         ("no model bundle", ["--bundle", tmp_path / "missing", "--data", tiny_places]),
         ("truncated", ["--bundle", truncated, "--data", tiny_places]),
-        ("either --data", ["--bundle", tiny_bundle]),
-        ("either --data", ["--bundle", tiny_bundle, "--data", tiny_places, "--bag", bags["NaN"]]),
-        ("for --bag", ["--bundle", tiny_bundle, "--data", tiny_places, "--spacing-m", 3]),
-        ("at least", ["--bundle", tiny_bundle, "--data", tiny_places, "--batch-size", 0]),
+        ("Cannot read the table", ["--bundle", tiny_bundle, "--csv", tmp_path / "missing.csv"]),
+        ("holds no photograph", ["--bundle", tiny_bundle, "--photos", tmp_path / "empty"]),
         ("no backend", ["--bundle", tiny_bundle, "--data", tiny_places, "--backend", "abacus"]),
         *((words, ["--bundle", tiny_bundle, "--bag", bag]) for words, bag in bags.items()),
     ]
@@ -170,6 +166,64 @@ def test_what_cannot_become_a_map_is_one_clear_line_and_leaves_nothing(
         assert "Traceback" not in problem
         assert not out.exists()
     assert not [item for item in tmp_path.iterdir() if item.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("Give either --data (a place set), --bag", []),
+        ("one of them, not 2", ["--data", "a", "--bag", "b"]),
+        ("one of them, not 4", ["--data", "a", "--bag", "b", "--csv", "c", "--photos", "d"]),
+        ("--spacing_m is for --bag: leave it out with --data", ["--data", "a", "--spacing-m", 3]),
+        ("--max_gap_s is for --bag", ["--csv", "a", "--max-gap-s", 1]),
+        ("--image_topic is for --bag", ["--photos", "a", "--image-topic", CAMERA]),
+        ("--position_topic is for --bag", ["--data", "a", "--position-topic", FIX]),
+        ("--split is for --data: leave it out with --bag", ["--bag", "a", "--split", "test"]),
+        ("--skip_untagged is for --photos", ["--csv", "a", "--skip-untagged"]),
+        ("--batch_size is 0: it must be at least 1", ["--data", "a", "--batch-size", 0]),
+        ("--shard_images is 0", ["--data", "a", "--shard-images", 0]),
+        ("--spacing_m is -1.0", ["--bag", "a", "--spacing-m", -1]),
+        ("--tile_m is 0.0: it must be more than 0", ["--data", "a", "--tile-m", 0]),
+        ("--memory_mb is -1.0", ["--data", "a", "--memory-mb", -1]),
+    ],
+)
+def test_options_that_no_build_has_are_refused_before_anything_is_read(
+    words: str, arguments: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build("--bundle", tmp_path / "none", "--out", tmp_path / "map", *arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_map_from_a_table_is_the_map_of_its_place_set(tiny_bundle: Path, tiny_places: Path, tmp_path: Path) -> None:
+    places = read_place_set(tiny_places).database
+    lines = ["Image Path;Lat;Lon;Alt;Heading;Captured At"]
+    for index, path in enumerate(places.paths):
+        numbers = (places.latitude_deg, places.longitude_deg, places.altitude_m, places.heading_deg)
+        lines.append(";".join([os.path.relpath(path, tmp_path), *(repr(float(n[index])) for n in numbers), str(index)]))
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    common = ("--bundle", tiny_bundle)
+    assert build(*common, "--csv", tmp_path / "t.csv", "--out", tmp_path / "a") == 0
+    assert build(*common, "--data", tiny_places, "--out", tmp_path / "b") == 0
+    first, second = verify_map(tmp_path / "a"), verify_map(tmp_path / "b")
+    assert first.poses.tobytes() == second.poses.tobytes()
+    assert first.sources == second.sources
+    np.testing.assert_array_equal(first.descriptors(slice(None)), second.descriptors(slice(None)))
+    assert first.manifest.source == f"table {tmp_path / 't.csv'}"
+    (tmp_path / "t.csv").write_text("\n".join([*lines, "gone.png;50;14;;;"]))
+    assert build(*common, "--csv", tmp_path / "t.csv", "--out", tmp_path / "c") == 1
+    assert build(*common, "--csv", tmp_path / "t.csv", "--out", tmp_path / "c", "--skip-damaged") == 0
+    assert len(load_map(tmp_path / "c")) == 6
+
+
+def test_a_map_from_real_photographs(shared_data: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    photos = shared_data / "lund_exif" / "original_exif"
+    assert build("--bundle", tiny_bundle, "--photos", photos, "--out", tmp_path / "map") == 0
+    geomap = verify_map(tmp_path / "map")
+    assert len(geomap) == 29
+    assert geomap.datum is not None
+    assert (geomap.datum.latitude_deg, geomap.datum.longitude_deg) == pytest.approx((55.699, 13.195), abs=2e-3)
+    # The photographs lie in an area of 172 m x 56 m.
+    assert np.ptp(geomap.positions_m[:, :2], axis=0) == pytest.approx([56, 172], abs=5)
 
 
 def test_a_foreign_folder_is_refused_before_the_work(
@@ -215,27 +269,3 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(
     assert "error: " in problem
     assert "/proc/nowhere" in problem
     assert "Traceback" not in problem
-
-
-def test_the_program_killed_at_random_moments_leaves_the_old_map_whole(
-    tiny_bundle: Path, tiny_places: Path, tmp_path: Path, soak: bool
-) -> None:
-    out = tmp_path / "map"
-    arguments = ["--bundle", tiny_bundle, "--data", tiny_places, "--out", out]
-    command = [sys.executable, "-m", "training.build_map", *map(str, arguments)]
-    begin = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    duration_s = time.monotonic() - begin
-    moments = random.Random(0)
-    for _ in range(20 if soak else 3):
-        program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            # The last third of the time is where the files are written.
-            program.wait(timeout=moments.uniform(0.6, 1.05) * duration_s)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            program.wait()
-        assert len(verify_map(out)) == 6
-    assert build(*arguments) == 0
-    assert sorted(item.name for item in out.iterdir()) == ["map.yaml", "segments"]
-    assert len(list((out / "segments").iterdir())) == 1

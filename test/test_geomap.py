@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
 import shutil
@@ -28,6 +29,7 @@ from vgssl_core.geomap import GeoMap, MapPositions, build_map, load_map, require
 from vgssl_core.geomap.exact import ExactSearch
 from vgssl_core.geomap.manifest import read_manifest
 from vgssl_core.geomap.positions import CELL_M
+from vgssl_core.sealed import SEAL, write_sealed
 from vgssl_core.storage import sha256
 
 ENGINES = [False, True] if load_faiss() is not None else [False]
@@ -79,7 +81,8 @@ def segment_file(folder: Path, name: str) -> Path:
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = yaml.safe_load((folder / "map.yaml").read_text())
     change(content)
-    (folder / "map.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    content.pop(SEAL)
+    write_sealed(folder / "map.yaml", content)
 
 
 def repair(folder: Path) -> None:
@@ -353,15 +356,16 @@ def test_foreign_files_with_good_checksums_are_refused(name: str, write: Callabl
         verify_map(damaged)
 
 
-def test_verification_finds_values_that_no_build_writes(damaged: Path) -> None:
+def test_values_that_no_build_writes_are_found_on_the_first_load(damaged: Path) -> None:
     path = segment_file(damaged, "descriptors.npy")
     rows = np.load(path)
     rows[7] *= 3
     np.save(path, rows)
     repair(damaged)
-    load_map(damaged)
-    with pytest.raises(MapError, match="descriptor 7"):
-        verify_map(damaged)
+    for load in (load_map, verify_map):
+        with pytest.raises(MapError, match="descriptor 7"):
+            load(damaged)
+    np.save(path, unit_rows(40))
     poses = segment_file(damaged, "poses.npy")
     values = np.load(poses)
     values["x"][3] = np.nan
@@ -374,7 +378,8 @@ def test_verification_finds_values_that_no_build_writes(damaged: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(format=2), "Update vgssl_ros"),
+        (lambda m: m.update(format=3), "Update vgssl_ros"),
+        (lambda m: m.update(format=1), "reads 2. Build the map again"),
         (lambda m: m.update(format=None), "format version None"),
         (lambda m: m.pop("format"), "format version None"),
         (lambda m: m.pop("model_id"), "model_id"),
@@ -395,7 +400,7 @@ def test_verification_finds_values_that_no_build_writes(damaged: Path) -> None:
         (lambda m: m.update(segments=[]), "no segments"),
         (lambda m: m.update(segments={}), "no segments"),
         (lambda m: m.update(segments=7), "damaged"),
-        (lambda m: m["segments"].append(m["segments"][0]), "twice"),
+        (lambda m: m["segments"].append(copy.deepcopy(m["segments"][0])), "twice"),
         (lambda m: m["segments"][0].update(id="../../etc"), "not allowed"),
         (lambda m: m["segments"][0].update(id="0123456789ab"), "is missing"),
         (lambda m: m["segments"][0].update(count=0), "not between"),
@@ -515,9 +520,9 @@ build_map(sys.argv[1], rows, "two", places)
         ("vgssl_core.geomap.segment sha256 2", "model-a"),
         ("vgssl_core.storage _sync 3", "model-a"),
         ("vgssl_core.storage _move_into_place 1", "model-a"),
-        ("vgssl_core.geomap.manifest write_yaml 1", "model-a"),
+        ("vgssl_core.geomap.manifest write_sealed 1", "model-a"),
         ("os replace 2", "model-a"),
-        ("vgssl_core.geomap.builder _sweep_segments 1", "two"),
+        ("vgssl_core.geomap.builder sweep 1", "two"),
         ("shutil rmtree 2", "two"),
     ],
 )
@@ -536,7 +541,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_map(moment: str, expected: str, dam
 
 
 def test_a_first_build_that_was_killed_is_taken_up_by_the_next(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED_BUILD, str(tmp_path / "m"), "vgssl_core.geomap.manifest write_yaml 1"]
+    command = [sys.executable, "-c", KILLED_BUILD, str(tmp_path / "m"), "vgssl_core.geomap.manifest write_sealed 1"]
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run(command, cwd=root, timeout=60).returncode == -signal.SIGKILL
     with pytest.raises(MapError, match="interrupted"):

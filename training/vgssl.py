@@ -13,11 +13,11 @@ from vgssl_core.command_line import guarded
 PROGRAMS = {
     "train": ("training.train", "train a descriptor network on geotagged images"),
     "export": ("training.export", "write a trained network as a model bundle"),
-    "build-map": ("training.build_map", "build a map from a place set or a bag"),
+    "build-map": ("training.build_map", "build a map from a place set, a bag, a table or photographs"),
     "evaluate": ("training.evaluate", "Recall@N of a bundle or a baseline on a place set"),
     "benchmark": ("training.benchmark", "train and evaluate methods x seeds on sets, and write the table"),
     "localize": ("training.localize", "where was this photo taken? one image against a map"),
-    "map": ("training.map", "inspect and verify a map"),
+    "map": ("training.map", "inspect, verify, change, merge, thin, slice or index maps"),
     "town": ("training.town", "render a synthetic town: place set and drive bag"),
     "demo": ("training.demo", "the whole path on the town or on your own data, with a report"),
     "evaluate-bag": ("vgssl_ros.evaluate_bag", "Recall@N and pose error of a bag against its own ground truth"),

@@ -1,37 +1,58 @@
-"""Building a map: one new segment, then one atomic switch of the manifest."""
+"""Building a map: new segments, then one atomic switch of the manifest."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap.geo_map import GeoMap, load_map
-from vgssl_core.geomap.manifest import MANIFEST, PRECISIONS, SEGMENTS, Manifest, SegmentEntry, bundle_reference
-from vgssl_core.geomap.positions import MapPositions, cell_order, typical_spacing_m
+from vgssl_core.geomap.manifest import (
+    MANIFEST,
+    PRECISIONS,
+    SEGMENTS,
+    Manifest,
+    SegmentEntry,
+    bundle_reference,
+    read_manifest,
+)
+from vgssl_core.geomap.map_rows import DescriptorRows, MapRows
+from vgssl_core.geomap.positions import MapPositions, cell_order, tile_groups, typical_spacing_m
+from vgssl_core.geomap.rows import Rows, check_unit_rows
 from vgssl_core.geomap.segment import write_segment
-from vgssl_core.storage import ASIDE_PREFIX, sweep_unfinished
+from vgssl_core.storage import ASIDE_PREFIX, sweep_unfinished, sync_folders
 
-_UNIT_TOLERANCE = 1e-3
+#: A folder of this name in a map, or beside one that is not there yet, holds the parts of a build that goes on.
+WORK_PREFIX = ".building-"
+#: The manifest lists every tile: more than these make it slow to read.
+_MAX_TILES = 10_000
+#: Writing fewer images takes no time that a progress bar could fill.
+_WORTH_A_BAR = 50_000
 
 
 def build_map(
     out: str | Path,
-    descriptors: NDArray[np.float32],
+    descriptors: Rows,
     model_id: str,
     positions: MapPositions,
     precision: str = "fp32",
     bundle_path: str | Path | None = None,
     source: str = "",
+    tile_m: float | None = None,
 ) -> GeoMap:
     """Write a map, or a new version of the map at ``out``; until the last moment the old one stays whole.
 
@@ -40,47 +61,97 @@ def build_map(
 
     Args:
         out: The map's folder.
-        descriptors: (N, D) float32 unit rows.
+        descriptors: (N, D) float32 unit rows, in memory or read as they are written.
         model_id: Of the network that made them.
         positions: Where the N images were taken.
         precision: How descriptors are stored: ``fp32``, or ``fp16`` for half the size.
         bundle_path: The bundle, so that the map can name it later.
         source: What the map is built from, for people.
+        tile_m: Cut the map into square tiles with sides of this length, a segment each; None makes one segment.
 
     Raises:
         DataError: Positions or descriptors that no map can hold.
-        MapError: ``out`` is something else than a map, another build is writing it, or an unknown precision.
+        MapError: ``out`` is something else than a map, another process is writing it, an unknown precision, or tiles
+            that are too small.
     """
     out = Path(out)
     if precision not in PRECISIONS:
         raise MapError(f"The precision {precision!r} is not known: choose {' or '.join(PRECISIONS)}.")
+    check_tile(tile_m)
     positions.check()
-    _check_descriptors(descriptors, positions)
+    check_descriptors(descriptors, positions)
     datum = positions.datum()
-    poses = positions.poses(datum)
-    order = cell_order(poses)
-    poses, positions = poses[order], positions.subset(order)
+    rows = MapRows(DescriptorRows([descriptors]), positions.poses(datum), positions)
     with writing(out):
-        segment = write_segment(out, descriptors[order], poses, positions, precision)
-        planar = np.stack([poses["x"], poses["y"]], axis=1)
-        low, high = (tuple(round(float(v), 3) for v in corner) for corner in (planar.min(axis=0), planar.max(axis=0)))
-        manifest = Manifest(
-            map_id=_map_id(model_id, [segment]),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        segments = write_segments(out, rows, precision, tile_m, "write map")
+        manifest_of(
+            segments,
             model_id=model_id,
             dimension=int(descriptors.shape[1]),
             precision=precision,
             datum=datum,
-            spacing_m=round(typical_spacing_m(poses), 3),
-            low_m=(low[0], low[1]),
-            high_m=(high[0], high[1]),
+            spacing_m=spacing_of(rows.poses),
             source=source,
             bundle=bundle_reference(None if bundle_path is None else Path(bundle_path), out),
-            segments=(segment,),
+            tile_m=tile_m,
+        ).write(out)
+    return load_map(out)
+
+
+def manifest_of(segments: Sequence[SegmentEntry], **content: Any) -> Manifest:
+    """The manifest of new segments; ``content`` are the other fields of `Manifest`."""
+    return stamped(Manifest(map_id="", created="", segments=tuple(segments), **content))
+
+
+def stamped(manifest: Manifest) -> Manifest:
+    """The manifest with the identity of its segments and the time of now."""
+    checksums = [entry["sha256"] for segment in manifest.segments for entry in segment.files.values()]
+    identity = hashlib.sha256("\n".join([manifest.model_id, *checksums]).encode()).hexdigest()
+    return replace(manifest, map_id=identity, created=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+def spacing_of(poses: NDArray[np.void]) -> float:
+    """The spacing as manifests hold it: metres, to the millimetre."""
+    return round(typical_spacing_m(poses), 3)
+
+
+def write_segments(
+    out: Path, rows: MapRows, precision: str, tile_m: float | None, description: str
+) -> tuple[SegmentEntry, ...]:
+    """Write images as one segment, or as one per tile; the images of a segment are ordered by geographic cell.
+
+    Args:
+        out: The map's folder, which the caller is `writing`.
+        rows: At least one image.
+        precision: How descriptors are stored.
+        tile_m: Side of the tiles; None makes one segment.
+        description: Label of the progress bar.
+
+    Raises:
+        MapError: More tiles than a map can have.
+    """
+    groups = [cell_order(rows.poses)] if tile_m is None else tile_groups(rows.poses, tile_m)
+    if len(groups) > _MAX_TILES:
+        raise MapError(
+            f"Tiles of {tile_m:g} m cut the map into {len(groups)}, and {_MAX_TILES} is the limit: take larger ones."
         )
-        manifest.write(out)
-        _sweep_segments(out, manifest)
-    return load_map(out, verify=False)
+    hidden = True if len(rows) < _WORTH_A_BAR else None
+    with tqdm(total=len(rows), desc=description, unit="image", leave=False, disable=hidden) as bar:
+        single = len(groups) == 1
+        written = tuple(write_segment(out, rows.subset(group), precision, bar.update, single) for group in groups)
+        if not single:  # Waiting for the disk tile by tile would take longer than all else.
+            sync_folders([out / SEGMENTS / segment.name for segment in written])
+    return written
+
+
+def check_tile(tile_m: float | None) -> None:
+    """Refuse a side of tiles that is no positive length.
+
+    Raises:
+        MapError: Not finite or not positive.
+    """
+    if tile_m is not None and not (math.isfinite(tile_m) and tile_m > 0):
+        raise MapError(f"Tiles cannot have sides of {tile_m} m: give a positive length.")
 
 
 def check_output(out: Path) -> None:
@@ -92,14 +163,17 @@ def check_output(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise MapError(f"{out} is a file: give a folder for the map.")
     if out.is_dir() and not (out / MANIFEST).exists():
-        foreign = [n for n in os.listdir(out) if n != SEGMENTS and not n.startswith(ASIDE_PREFIX)]
+        foreign = [n for n in os.listdir(out) if n != SEGMENTS and not n.startswith((ASIDE_PREFIX, WORK_PREFIX))]
         if foreign:
             raise MapError(f"{out} is no map and not empty ({sorted(foreign)[0]}): give another folder.")
 
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Hold the only right to change the map at ``out``; a folder that the block leaves without map is removed.
+    """Hold the only right to change the map at ``out``, and sweep it afterwards, whatever happened.
+
+    Nothing is left of a block that raises: not its segments, and not a folder without map, unless it holds what an
+    interrupted build can go on from.
 
     Raises:
         MapError: ``out`` holds something else than a map, or another process is writing it.
@@ -115,35 +189,43 @@ def writing(out: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if not (out / MANIFEST).exists():
+            if (out / MANIFEST).exists():
+                sweep(out)
+            elif any(out.glob(f"{WORK_PREFIX}*")):
+                shutil.rmtree(out / SEGMENTS, ignore_errors=True)
+            else:
                 shutil.rmtree(out, ignore_errors=True)
     finally:
         os.close(descriptor)
 
 
-def _check_descriptors(descriptors: NDArray[np.float32], positions: MapPositions) -> None:
-    if descriptors.ndim != 2 or len(descriptors) != len(positions):
-        raise DataError(f"{len(positions)} images have descriptors of shape {descriptors.shape}.")
-    norms = np.linalg.norm(descriptors.astype(np.float32, copy=False), axis=1)
-    good = np.abs(norms - 1.0) <= _UNIT_TOLERANCE
-    if not good.all():
-        first = int(np.argmin(good))
-        raise DataError(
-            f"{len(good) - int(good.sum())} of {len(good)} descriptors are not of unit length or not finite, the first "
-            f"is that of {positions.source[first]} (length {norms[first]:g}): the network does not fit these images."
-        )
+def sweep(out: Path) -> None:
+    """Remove segments and indices that the map's manifest does not name, and what killed writers left.
 
-
-def _map_id(model_id: str, segments: list[SegmentEntry]) -> str:
-    checksums = [entry["sha256"] for segment in segments for entry in segment.files.values()]
-    return hashlib.sha256("\n".join([model_id, *checksums]).encode()).hexdigest()
-
-
-def _sweep_segments(out: Path, manifest: Manifest) -> None:
-    """Remove segments that the manifest does not list, and what killed writers left."""
+    Readers have opened what they use, so that it stays whole for them.
+    """
     sweep_unfinished(out)
-    sweep_unfinished(out / SEGMENTS)
+    try:
+        manifest = read_manifest(out)
+    except MapError:  # A damaged or foreign manifest may name anything: what it names is not ours to remove.
+        return
     kept = {segment.name for segment in manifest.segments}
-    for item in (out / SEGMENTS).iterdir():
-        if item.name not in kept:
-            shutil.rmtree(item, ignore_errors=True)
+    if (out / SEGMENTS).is_dir():
+        sweep_unfinished(out / SEGMENTS)
+        for item in (out / SEGMENTS).iterdir():
+            if item.name not in kept:
+                shutil.rmtree(item, ignore_errors=True)
+    for item in out.iterdir():
+        if re.fullmatch(r"index-[0-9a-f]+\.faiss", item.name) and item.name != manifest.index.get("file"):
+            item.unlink(missing_ok=True)
+
+
+def check_descriptors(descriptors: Rows, positions: MapPositions) -> None:
+    """Refuse descriptors that are not finite unit rows, one for each position.
+
+    Raises:
+        DataError: Counts them and names the first.
+    """
+    if len(descriptors.shape) != 2 or len(descriptors) != len(positions):
+        raise DataError(f"{len(positions)} images have descriptors of shape {descriptors.shape}.")
+    check_unit_rows(descriptors, positions.source)

@@ -25,12 +25,26 @@ def describe(geomap: GeoMap) -> list[str]:
         "bundle": manifest.bundle.get("path", "not recorded"),
         "source": manifest.source or "not recorded",
         "search": geomap.search_name,
+        "index": _index(geomap),
         "calibrated": "no: scores are no probabilities" if geomap.calibration is None else "yes",
         "size": f"{_readable(geomap.size_bytes)} on disk, {geomap.size_bytes / len(geomap):.0f} bytes per image",
         "created": manifest.created,
-        "map id": f"{manifest.map_id[:16]}…, {len(manifest.segments)} segment(s)",
+        "map id": f"{manifest.map_id[:16]}…, {len(manifest.segments)} segment(s)"
+        + ("" if manifest.tile_m is None else f", cut into tiles of {manifest.tile_m:g} m"),
     }
     return [f"{name:<11} {value}" for name, value in lines.items()]
+
+
+def _index(geomap: GeoMap) -> str:
+    entry = geomap.index
+    if entry is None:
+        return "none: every image is compared"
+    quality = entry.quality
+    parameters = ", ".join(f"{name} {value}" for name, value in entry.parameters.items())
+    return (
+        f"{entry.kind} ({parameters}) of {entry.count} images, {quality.bytes_per_image:.0f} bytes each; "
+        f"{quality.p50_ms:.2f} ms a query, 99 % within {quality.p99_ms:.2f} ms, on the machine that built it"
+    )
 
 
 def _readable(size: int) -> str:

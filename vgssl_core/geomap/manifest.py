@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vgssl_core.errors import MapError
 from vgssl_core.geodesy import LocalFrame
-from vgssl_core.storage import read_yaml, write_yaml
+from vgssl_core.geomap.index.entry import parse_index
+from vgssl_core.sealed import require_seal, write_sealed
+from vgssl_core.storage import read_yaml
+from vgssl_core.verified import require_inside
 
 #: Version of the folder's layout; a reader refuses any other.
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "map.yaml"
 SEGMENTS = "segments"
 SEGMENT_FILES = ("descriptors.npy", "poses.npy", "records.parquet")
@@ -23,14 +26,26 @@ PRECISIONS = {"fp32": "<f4", "fp16": "<f2"}
 _GEOREFERENCED, _LOCAL = "ENU at the datum, WGS84", "local"
 _REMEDY = "Build the map again with `vgssl build-map`, or copy it again whole."
 _MAX_COUNT, _MAX_DIMENSION = 2**31, 65536
+#: The manifest of more than these is written as JSON, which YAML includes.
+_MANY_SEGMENTS = 50
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class SegmentEntry:
-    """One immutable segment: its folder's name, number of images, and each file's bytes and sha256."""
+    """One immutable segment.
+
+    Attributes:
+        name: Its folder's name.
+        count: Number of images.
+        low_m, high_m: Corners (x, y) of a box around its images, so that readers choose segments by place unopened.
+        files: Each file's ``bytes`` and ``sha256``.
+    """
 
     name: str
     count: int
+    low_m: tuple[float, float]
+    high_m: tuple[float, float]
     files: dict[str, dict[str, Any]]
 
 
@@ -46,12 +61,12 @@ class Manifest:
         precision: ``fp32`` or ``fp16``: how descriptors are stored.
         datum: Origin of the map's frame; None for a local map.
         spacing_m: Typical distance between neighbouring images.
-        low_m, high_m: Corners (x, y) of the box around all images.
         source: What the map was built from, for people.
         bundle: ``path`` (absolute) and ``relative`` (to the map) of the bundle at build time; may be empty.
         index: How the map is searched.
         calibration: Features → probability, of this map, model and precision; None until calibrated.
         segments: The segments, in the order of the map's indices.
+        tile_m: Side of the square tiles that the map was cut into, a segment each; None where it was not.
     """
 
     map_id: str
@@ -61,18 +76,31 @@ class Manifest:
     precision: str
     datum: LocalFrame | None
     spacing_m: float
-    low_m: tuple[float, float]
-    high_m: tuple[float, float]
     source: str
     bundle: dict[str, str]
     segments: tuple[SegmentEntry, ...]
     index: dict[str, Any] = field(default_factory=lambda: {"type": "exact"})
     calibration: dict[str, Any] | None = None
+    tile_m: float | None = None
 
     @property
     def count(self) -> int:
         """Number of images."""
         return sum(segment.count for segment in self.segments)
+
+    @property
+    def low_m(self) -> tuple[float, float]:
+        """Lower corner (x, y) of the box around all images."""
+        return min(item.low_m[0] for item in self.segments), min(item.low_m[1] for item in self.segments)
+
+    @property
+    def high_m(self) -> tuple[float, float]:
+        """Upper corner (x, y) of the box around all images."""
+        return max(item.high_m[0] for item in self.segments), max(item.high_m[1] for item in self.segments)
+
+    def restricted_to(self, segments: Sequence[SegmentEntry]) -> Manifest:
+        """The manifest of some of the segments only, which are searched exactly; it is never written."""
+        return replace(self, segments=tuple(segments), index={"type": "exact"})
 
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest in one step."""
@@ -93,14 +121,43 @@ class Manifest:
                 "altitude_m": self.datum.altitude_m,
             },
             "spacing_m": self.spacing_m,
-            "extent_m": {"low": list(self.low_m), "high": list(self.high_m)},
+            "extent_m": _extent(self),
             "source": self.source,
             "bundle": self.bundle,
             "index": self.index,
             "calibration": self.calibration,
-            "segments": [{"id": item.name, "count": item.count, "files": item.files} for item in self.segments],
+            "tile_m": self.tile_m,
+            "segments": [
+                {"id": item.name, "count": item.count, "extent_m": _extent(item), "files": item.files}
+                for item in self.segments
+            ],
         }
-        write_yaml(folder / MANIFEST, content)
+        write_sealed(folder / MANIFEST, content, as_json=len(self.segments) > _MANY_SEGMENTS)
+
+
+def _extent(box: Manifest | SegmentEntry) -> dict[str, list[float]]:
+    return {"low": list(box.low_m), "high": list(box.high_m)}
+
+
+def with_manifest(folder: Path, read: Callable[[Manifest], Result]) -> Result:
+    """Read a map that may be switched and swept meanwhile: what fails is tried again while the manifest changes.
+
+    Args:
+        folder: The map's folder.
+        read: Opens what the manifest names. What it has opened stays whole, whatever happens to the map.
+
+    Raises:
+        MapError: As `read_manifest`, or from ``read`` when the manifest that it was given still stands.
+    """
+    manifest = read_manifest(folder)
+    while True:
+        try:
+            return read(manifest)
+        except (MapError, OSError):
+            current = read_manifest(folder)
+            if current == manifest:
+                raise
+            manifest = current
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,12 +174,14 @@ def read_manifest(folder: Path) -> Manifest:
         elif (folder / SEGMENTS).is_dir():
             state += " (its build was interrupted: run it again)"
         raise MapError(f"There is no map at {folder}: it {state}. Give a folder that `vgssl build-map` wrote.")
+    require_inside(folder, where, MapError, _REMEDY)
     content = read_yaml(where, MapError, "a map's manifest")
     version = content.get("format")
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
         remedy = "Update vgssl_ros, or build the map with this version." if newer else _REMEDY
-        raise MapError(f"{where} has format version {version!r}; this vgssl_ros reads {FORMAT}. {remedy}")
+        raise MapError(f"{where} has format version {version!r:.40}; this vgssl_ros reads {FORMAT}. {remedy}")
+    require_seal(where, content, MapError, _REMEDY)
     try:
         manifest = _parse(content)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as problem:
@@ -144,19 +203,21 @@ def _parse(content: dict[str, Any]) -> Manifest:
         precision=_text(content["precision"]),
         datum=datum,
         spacing_m=_number(content["spacing_m"]),
-        low_m=_pair(content["extent_m"]["low"]),
-        high_m=_pair(content["extent_m"]["high"]),
         source=_text(content["source"]),
         bundle={str(key): _text(value) for key, value in content["bundle"].items()},
         index=dict(content["index"]),
         calibration=None if content["calibration"] is None else dict(content["calibration"]),
         segments=tuple(_segment(item) for item in content["segments"]),
+        tile_m=None if content["tile_m"] is None else _number(content["tile_m"]),
     )
+    _box(content["extent_m"])
     _require(manifest.precision in PRECISIONS, f"precision {manifest.precision!r} is not known")
     _require(manifest.spacing_m >= 0, "spacing_m is negative")
+    _require(manifest.tile_m is None or manifest.tile_m > 0, "tile_m is not positive")
     _require(len(manifest.segments) > 0, "there are no segments")
     _require(len({item.name for item in manifest.segments}) == len(manifest.segments), "a segment is listed twice")
     _require(manifest.count == _integer(content["count"], _MAX_COUNT), "count is not the sum of the segments")
+    parse_index(manifest.index, [(item.name, item.count) for item in manifest.segments])
     return manifest
 
 
@@ -169,7 +230,13 @@ def _segment(item: dict[str, Any]) -> SegmentEntry:
         entry = item["files"][file]
         _require(re.fullmatch(r"[0-9a-f]{64}", _text(entry["sha256"])) is not None, f"no sha256 of {file}")
         files[file] = {"sha256": entry["sha256"], "bytes": _integer(entry["bytes"], 2**63)}
-    return SegmentEntry(name, _integer(item["count"], _MAX_COUNT), files)
+    return SegmentEntry(name, _integer(item["count"], _MAX_COUNT), *_box(item["extent_m"]), files)
+
+
+def _box(extent: dict[str, Any]) -> tuple[tuple[float, float], tuple[float, float]]:
+    low, high = _pair(extent["low"]), _pair(extent["high"])
+    _require(low[0] <= high[0] and low[1] <= high[1], f"the box from {low} to {high} is empty")
+    return low, high
 
 
 def _require(condition: bool, problem: str) -> None:

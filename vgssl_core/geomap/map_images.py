@@ -6,7 +6,7 @@ import collections
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,11 +27,33 @@ class MapImages:
         positions: Where they were taken.
         items: Name and loader of each, in the order of the positions, read once and one after the other.
         description: Where they come from, for people.
+        files: What they are read from: a file each, or those of a bag.
     """
 
     positions: MapPositions
     items: Iterable[tuple[str, Callable[[], Image]]]
     description: str
+    files: Sequence[Path]
+
+
+def images_of_files(paths: Sequence[Path], positions: MapPositions, description: str) -> MapImages:
+    """Images that are a file each.
+
+    Args:
+        paths: The files.
+        positions: Theirs; their sources become the absolute paths, so that people find them from wherever they ask.
+        description: Where they come from, for people.
+
+    Raises:
+        DataError: Positions that no map can hold, or a name that is no text.
+    """
+    positions.check()
+    positions = replace(positions, source=tuple(str(path.resolve()) for path in paths))
+    for source in positions.source:
+        if not source.isascii() and any("\ud800" <= letter <= "\udfff" for letter in source):
+            raise DataError(f"The name of {source!r} is not UTF-8: rename the file or its folder.")
+    items = ((str(path), functools.partial(read_image, path)) for path in paths)
+    return MapImages(positions, items, description, paths)
 
 
 def from_place_set(root: str | Path, split: str | None = None) -> MapImages:
@@ -46,11 +68,7 @@ def from_place_set(root: str | Path, split: str | None = None) -> MapImages:
     """
     place_set = read_place_set(root, split)
     positions = MapPositions.from_places(place_set.database)
-    positions.check()
-    # Absolute, so that people find the images from wherever they ask.
-    positions = replace(positions, source=tuple(str(path.resolve()) for path in place_set.database.paths))
-    items = ((str(path), functools.partial(read_image, path)) for path in place_set.database.paths)
-    return MapImages(positions, items, f"place set {place_set.name}")
+    return images_of_files(place_set.database.paths, positions, f"place set {place_set.name}")
 
 
 def from_bag(
@@ -76,7 +94,12 @@ def from_bag(
     positions = _positions_of(frames)
     positions.check()
     items = ((tagged.frame.source, tagged.frame.image) for tagged in frames)
-    return MapImages(positions, items, f"bag {frames.bag}, {frames.image_topic}, {frames.position_topic}")
+    description = f"bag {frames.bag}, {frames.image_topic}, {frames.position_topic}"
+    return MapImages(positions, items, description, _files_of(frames.bag.resolve()))
+
+
+def _files_of(bag: Path) -> list[Path]:
+    return sorted(path for path in bag.rglob("*") if path.is_file()) if bag.is_dir() else [bag]
 
 
 def _positions_of(frames: GeotaggedFrames) -> MapPositions:

@@ -19,6 +19,8 @@ from vgssl_core.places import Places
 POSE_DTYPE = np.dtype([("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("yaw", "<f4")])
 #: Images are ordered by squares of this size, so that a region is a few contiguous slices.
 CELL_M = 100.0
+#: No place on Earth is further from a map's origin.
+FARTHEST_M = 1e8
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ class MapPositions:
             planar_m=None if self.planar_m is None else self.planar_m[indices],
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[MapPositions]) -> MapPositions:
+        """The positions of several sets, one after the other; in the plane where all of them have it."""
+
+        def column(name: str) -> NDArray:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        names = ("latitude_deg", "longitude_deg", "altitude_m", "heading_deg", "stamp_ns")
+        planar = None if any(part.planar_m is None for part in parts) else column("planar_m")
+        return cls(*map(column, names), tuple(source for part in parts for source in part.source), planar)
+
     @property
     def is_georeferenced(self) -> bool:
         """Whether any image has a latitude; `check` refuses sets in which others have none."""
@@ -100,7 +113,7 @@ class MapPositions:
         if self.is_georeferenced:
             good = (np.abs(self.latitude_deg) <= 90) & (np.abs(self.longitude_deg) <= 180)
         elif self.planar_m is not None:
-            good = np.isfinite(self.planar_m).all(axis=1)
+            good = (np.abs(self.planar_m) <= FARTHEST_M).all(axis=1)
         else:
             good = np.zeros(count, bool)
         if not good.all():
@@ -140,6 +153,15 @@ class MapPositions:
 def cell_order(poses: NDArray[np.void]) -> NDArray[np.int64]:
     """Indices that sort poses by their square of ``CELL_M``, keeping the given order inside a square."""
     return np.lexsort((np.floor(poses["x"] / CELL_M), np.floor(poses["y"] / CELL_M))).astype(np.int64)
+
+
+def tile_groups(poses: NDArray[np.void], tile_m: float) -> list[NDArray[np.int64]]:
+    """Indices of the images of each square tile that holds any, ordered by cell inside a tile."""
+    order = cell_order(poses)
+    columns, rows = (np.floor(poses[axis][order] / tile_m) for axis in "xy")
+    by_tile = np.lexsort((columns, rows))
+    steps = np.flatnonzero((np.diff(columns[by_tile]) != 0) | (np.diff(rows[by_tile]) != 0)) + 1
+    return np.split(order[by_tile], steps)
 
 
 def typical_spacing_m(poses: NDArray[np.void]) -> float:

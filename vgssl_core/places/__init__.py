@@ -2,6 +2,6 @@
 
 from vgssl_core.places.place_set import UNKNOWN_STAMP_NS, Places, PlaceSet
 from vgssl_core.places.radius import within_radius
-from vgssl_core.places.reader import read_place_set, splits
+from vgssl_core.places.reader import IMAGE_SUFFIXES, read_place_set, splits
 
-__all__ = ["UNKNOWN_STAMP_NS", "PlaceSet", "Places", "read_place_set", "splits", "within_radius"]
+__all__ = ["IMAGE_SUFFIXES", "UNKNOWN_STAMP_NS", "PlaceSet", "Places", "read_place_set", "splits", "within_radius"]

@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 #: The written fields are rounded, and only a check on the UTM position: about 100 m.
 _WRITTEN_TOLERANCE_DEG = 1e-3
 SPLITS = ("train", "val", "test")
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+#: Ends of the names of image files, in lower case.
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def read_place_set(root: str | Path, split: str | None = None) -> PlaceSet:
@@ -53,7 +54,8 @@ def read_place_set(root: str | Path, split: str | None = None) -> PlaceSet:
     names = {part: _image_names(folder / part) for part in ("database", "queries")}
     if not names["database"]:
         raise DataError(
-            f"{folder / 'database'} holds no image ({', '.join(sorted(_SUFFIXES))}): put the database images there."
+            f"{folder / 'database'} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): put the database images "
+            "there."
         )
     parsed = {part: [(folder / part / item, parse_place_name(item)) for item in items] for part, items in names.items()}
     names_of_all = [entry for entries in parsed.values() for _, entry in entries]
@@ -76,7 +78,7 @@ def _image_names(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         visible = (entry for entry in entries if not entry.name.startswith(".") and entry.is_file())
-        return sorted(entry.name for entry in visible if os.path.splitext(entry.name)[1].lower() in _SUFFIXES)
+        return sorted(entry.name for entry in visible if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES)
 
 
 def _common_zone(entries: list[PlaceName], folder: Path) -> tuple[int | None, str]:

@@ -1,0 +1,211 @@
+"""The program ``vgssl map``, as a user runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import shutil
+from pathlib import Path
+
+import pytest
+from map_support import quick_disk  # noqa: F401
+from tiny import make_place_set
+
+import training.build_map
+import training.map
+from vgssl_core.geomap import load_map
+from vgssl_core.geomap.manifest import read_manifest
+
+
+@pytest.fixture
+def indexed(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What the program wants indexed, instead of doing it."""
+    calls: list[tuple] = []
+    # By its module, because the package may have a function of this name.
+    module = importlib.import_module("vgssl_core.geomap.index.reindex")
+    monkeypatch.setattr(
+        module, "reindex", lambda path, kind, memory_mb: calls.append((Path(path).name, kind, memory_mb))
+    )
+    return calls
+
+
+@pytest.fixture(scope="module")
+def built(tiny_bundle: Path, tiny_places: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Map ``a`` of six images 30 m apart towards the east."""
+    folder = tmp_path_factory.mktemp("program")
+    given = ["--bundle", str(tiny_bundle), "--data", str(tiny_places), "--out", str(folder / "a")]
+    assert training.build_map.main(given) == 0
+    return folder / "a"
+
+
+@pytest.fixture
+def path(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "a"))
+
+
+def run(*arguments: object) -> int:
+    return training.map.main([str(argument) for argument in arguments])
+
+
+def test_images_are_added_with_the_bundle_that_the_map_remembers(
+    path: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], indexed: list
+) -> None:
+    more = make_place_set(tmp_path / "more", count=3)
+    assert run("add", path, "--data", more) == 0
+    printed = capsys.readouterr().out
+    assert "added       3 images" in printed
+    assert "2 segment(s)" in printed
+    geomap = load_map(path)
+    assert len(geomap) == 9
+    # Images 0 to 2 are in the map twice now, at the same places.
+    found = geomap.search(geomap.descriptors(slice(6, 9)), 2).indices
+    assert found[:, 0].tolist() != found[:, 1].tolist()
+    assert sorted(found[:, 1].tolist()) == [6, 7, 8]
+    assert indexed == []
+    assert sorted(item.name for item in path.iterdir()) == ["map.yaml", "segments"]
+
+
+def test_an_index_lasts_until_what_it_covers_is_changed(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    more = make_place_set(tmp_path / "more", count=3)
+    assert run("index", path, "--kind", "hnsw") == 0
+    assert run("add", path, "--data", more) == 0
+    assert "3 images are searched beside it: `vgssl map index" in capsys.readouterr().out
+    assert run("verify", path) == 0
+    assert "hnsw" in capsys.readouterr().out
+    (index,) = path.glob("index-*.faiss")
+    assert run("remove", path, "--rows", 8) == 0
+    assert run("verify", path) == 0
+    assert read_manifest(path).index["file"] == index.name
+    assert run("remove", path, "--rows", 0) == 0
+    assert not index.exists()
+    (index,) = path.glob("index-*.faiss")
+    manifest = read_manifest(path)
+    assert (manifest.index["type"], manifest.index["file"]) == ("hnsw", index.name)
+    assert manifest.index["segments"] == [item.name for item in manifest.segments]
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--rows", 0, 5], 4),
+        (["--rows", 2], 5),
+        (["--latitude_deg", 50.0, "--longitude_deg", 14.4, "--radius_m", 40], 4),
+        (["--low-m", -1000, -5, "--high-m", 0, 5], 3),
+        (["--x_m", 75, "--y_m", 0, "--radius_m", 1], 5),
+        (["--source", "*/database/*"], None),
+        (["--source", "*/no such/*"], 6),
+    ],
+)
+def test_images_are_removed_by_row_source_or_place(
+    options: list, left: int | None, path: Path, capsys: pytest.CaptureFixture[str], indexed: list
+) -> None:
+    status = run("remove", path, *options)
+    if left is None:
+        assert status == 1
+        assert "would be left" in capsys.readouterr().err
+        left = 6
+    else:
+        assert status == 0
+        assert f"removed     {6 - left} images" in capsys.readouterr().out
+    assert len(load_map(path)) == left
+    assert indexed == []  # Exact search needs none.
+
+
+def test_a_map_is_cut_into_tiles_and_joined_again(path: Path, capsys: pytest.CaptureFixture[str], indexed) -> None:
+    assert run("compact", path, "--tile_m", 50) == 0
+    printed = capsys.readouterr().out
+    assert "cut into tiles of 50 m" in printed
+    assert "1 segment(s) became 4" in printed
+    assert run("compact", path, "--tile_m", 0) == 0
+    assert "4 segment(s) became 1" in capsys.readouterr().out
+    assert indexed == []
+
+
+def test_maps_are_merged_sliced_and_thinned(
+    path: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], indexed: list
+) -> None:
+    more = make_place_set(tmp_path / "more", count=8)
+    assert training.build_map.main([f"--bundle={tiny_bundle}", f"--data={more}", f"--out={tmp_path / 'b'}"]) == 0
+    assert run("merge", path, tmp_path / "b", "--out", tmp_path / "c") == 0
+    assert "merged      0 images of the second" in capsys.readouterr().out
+    assert run("merge", path, path, "--out", tmp_path / "d") == 0
+    assert "merged      6 images of the second" in capsys.readouterr().out
+    # Images 0 to 5 of both sets show the same at the same places.
+    assert run("thin", tmp_path / "c", "--out", tmp_path / "e", "--spacing-m", 1, "--min_cosine", 0.999) == 0
+    printed = capsys.readouterr().out
+    assert "left out    6 of 14 images" in printed
+    assert "consistency 100.0% of them before, 100.0% after: share of 6" in printed
+    assert run("slice", tmp_path / "e", "--out", tmp_path / "f", "--x_m", 0, "--y_m", 0, "--radius_m", 20) == 0
+    assert "of 8 images" in capsys.readouterr().out
+    assert 0 < len(load_map(tmp_path / "f")) < 4
+    assert [name for name, *_ in indexed] == ["c", "d", "e", "f"]
+
+
+def test_an_index_is_built_on_request(path: Path, indexed: list, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("index", path, "--kind", "hnsw", "--memory_mb", 100) == 0
+    assert indexed == [("a", "hnsw", 100)]
+    assert run("index", path, "--memory_mb", 0) == 1
+    assert "more than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "MAP", "--tile_m", 5], "--tile_m is for `vgssl map compact`, `vgssl map merge`"),
+        (
+            ["slice", "MAP", "--out", "OUT", "--spacing-m=3"],
+            "is for `vgssl map add`, `vgssl map thin` and not",
+        ),
+        (["thin", "MAP", "--out", "OUT", "--same_plane"], "for `vgssl map merge` and not for `vgssl map thin`"),
+        (["remove", "MAP"], "give either --rows, --source, or an area"),
+        (["remove", "MAP", "--rows", 1, "--source", "x"], "give either"),
+        (["remove", "MAP", "--rows", 6], "no image 6"),
+        (["slice", "MAP", "--out", "OUT"], "An area is given by"),
+        (["slice", "MAP", "--out", "OUT", "--x_m", 1, "--radius_m", 5], "An area is given by"),
+        (["slice", "MAP", "--out", "OUT", "--low_m", 1, "--high_m", 5, 6], "two numbers"),
+        (["slice", "MAP", "--out", "MAP", "--x_m", 1, "--y_m", 1, "--radius_m", 5], "already"),
+        (["thin", "MAP", "--out", "OUT", "--spacing_m", -1, "--min_cosine", 0.9], "0 m or more"),
+        (["compact", "MAP", "--tile_m", -1], "positive length"),
+        (["compact", "OUT"], "no map at"),
+        (["merge", "MAP", "OUT", "--out", "NEW"], "no map at"),
+        (["add", "MAP"], "Give either --data"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line_and_changes_nothing(
+    arguments: list, words: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"MAP": path, "OUT": tmp_path / "out", "NEW": tmp_path / "new"}
+    before = (path / "map.yaml").read_bytes()
+    assert run(*(names.get(argument, argument) for argument in arguments)) == 1
+    problem = capsys.readouterr().err
+    assert len([line for line in problem.splitlines() if line.startswith("error: ")]) == 1
+    assert words in problem
+    assert "Traceback" not in problem
+    assert (path / "map.yaml").read_bytes() == before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize("action", training.map.ACTIONS)
+def test_each_action_has_its_own_help(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(action, "--help")
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert said.startswith(f"usage: vgssl map {action} ")
+    for option in ("--tile_m", "--min_cosine", "--same_plane"):
+        belongs = option[2:] in {field.name for field in dataclasses.fields(training.map.ACTIONS[action].config)}
+        assert (option in said) == belongs
+
+
+def test_an_unknown_action_or_option_is_refused(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["fly", path], [], ["info", path, "--nonsense", 3]):
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments)
+        assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    assert "make a map without redundant images" in capsys.readouterr().out

@@ -1,0 +1,187 @@
+"""``vgssl map add``, ``remove`` and ``compact``: they change a map in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from training.build_map import BuildMapConfig, check_inputs, images_of
+from training.map_area import AREA_OPTIONS, chosen_area
+from vgssl_core.errors import ConfigError
+from vgssl_core.geomap import add_images, load_map, remove_images, require_model
+from vgssl_core.geomap import changes as geomap_changes
+from vgssl_core.geomap.building import SHARD_IMAGES, embedded_in_shards
+from vgssl_core.geomap.changes import Choice
+from vgssl_core.geomap.description import describe
+from vgssl_core.geomap.manifest import Manifest, read_manifest
+from vgssl_core.geomap.positions import MapPositions
+from vgssl_core.inference import load_bundle, open_embedder
+from vgssl_core.localization.localizer import remembered_bundle
+
+
+@dataclass(frozen=True)
+class AddConfig:
+    """Embed images with the bundle that built a map, and add them to it.
+
+    Attributes:
+        map: The map's folder.
+        bundle: Model bundle; the one that built the map where it is not given.
+        data: Place set whose database images are added.
+        bag: Bag with images and positions.
+        csv: Table with the columns image, latitude and longitude (or x and y in metres), as for build-map.
+        photos: Folder of photographs with GPS positions in their EXIF; subfolders too.
+        split: Of a place set with splits: train, val or test; test where it is not given.
+        spacing_m: Bag only: leave out images nearer than this to the last one taken; 0 takes all.
+        image_topic: Bag only: the image topic, where there are several.
+        max_gap_s: Bag only: leave out images between two positions further apart in time.
+        position_topic: Bag only: NavSatFix or Odometry topic, where there are several. Fixes are preferred.
+        skip_untagged: Photographs only: leave out those without GPS position instead of stopping.
+        backend: Engine that runs the bundle.
+        threads: Threads of the engine; all cores where it is not given.
+        batch_size: Images that are embedded at once.
+        shard_images: Images per finished part: a kill costs at most the work on one.
+        skip_damaged: Leave out images that are missing or do not decode instead of stopping.
+    """
+
+    map: Path
+    bundle: Path | None = None
+    data: Path | None = None
+    bag: Path | None = None
+    csv: Path | None = None
+    photos: Path | None = None
+    split: Literal["train", "val", "test"] | None = None
+    spacing_m: float = 0.0
+    image_topic: str | None = None
+    position_topic: str | None = None
+    max_gap_s: float = 3.0
+    skip_untagged: bool = False
+    backend: str = "auto"
+    threads: int | None = None
+    batch_size: int = 16
+    shard_images: int = SHARD_IMAGES
+    skip_damaged: bool = False
+
+
+@dataclass(frozen=True)
+class RemoveConfig:
+    """Remove images from a map: those that are of one of the given rows or sources, or lie in the given area.
+
+    Attributes:
+        map: The map's folder.
+        rows: Indices of images, as matches have them.
+        source: Pattern of the sources, for example ``*/2021-04-*``; the star stands for anything.
+        latitude_deg: Centre of a circle, WGS84.
+        longitude_deg: Centre of a circle, WGS84.
+        x_m: Centre of a circle, in the map's frame.
+        y_m: Centre of a circle, in the map's frame.
+        radius_m: Radius of the circle.
+        low_m: Lower corner of a box, x and y in the map's frame.
+        high_m: Upper corner of a box, x and y in the map's frame.
+    """
+
+    map: Path
+    rows: list[int] = field(default_factory=list)
+    source: str | None = None
+    latitude_deg: float | None = None
+    longitude_deg: float | None = None
+    x_m: float | None = None
+    y_m: float | None = None
+    radius_m: float | None = None
+    low_m: list[float] = field(default_factory=list)
+    high_m: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Join a map's segments and order its images by place again, or cut it into tiles.
+
+    Attributes:
+        map: The map's folder.
+        tile_m: Side of the tiles; 0 joins them; the map is cut as it was where it is not given.
+    """
+
+    map: Path
+    tile_m: float | None = None
+
+
+def add(config: AddConfig) -> None:
+    """Read, embed, add, and print what came out."""
+    geomap = load_map(config.map)
+    bundle = load_bundle(config.bundle or remembered_bundle(geomap))
+    # Before the images are embedded, which takes long.
+    require_model(geomap, bundle.model_id, f"bundle {bundle.path}")
+    shared = {item.name for item in dataclasses.fields(BuildMapConfig)} & {
+        item.name for item in dataclasses.fields(AddConfig)
+    }
+    values = {name: getattr(config, name) for name in shared - {"bundle"}}
+    inputs = BuildMapConfig(bundle=bundle.path, out=config.map, **values)
+    check_inputs(inputs)
+    images = images_of(inputs)
+    embedder = open_embedder(bundle, config.backend, config.threads)
+    on_error = "skip" if config.skip_damaged else "raise"
+    with embedded_in_shards(config.map, embedder, images, config.batch_size, on_error, config.shard_images) as embedded:
+        positions = images.positions.subset(embedded.kept)
+        manifest = add_images(config.map, embedded.descriptors, embedder.model_id, positions)
+    print("\n".join(describe(load_map(config.map))))
+    print(f"added       {len(positions)} images")
+    covered = set(manifest.index.get("segments", ()))
+    beside = sum(segment.count for segment in manifest.segments if segment.name not in covered)
+    if covered and beside:
+        print(f"index       {beside} images are searched beside it: `vgssl map index {config.map}` takes them in")
+
+
+def remove(config: RemoveConfig) -> None:
+    """Remove what is chosen, and print what came out."""
+    before = read_manifest(config.map)
+    after = remove_images(config.map, _choice(config, before), before.map_id)
+    _renew_index(config.map, before, after)
+    print("\n".join(describe(load_map(config.map))))
+    print(f"removed     {before.count - after.count} images")
+
+
+def compact(config: CompactConfig) -> None:
+    """Put the map in order, and print what came out."""
+    before = read_manifest(config.map)
+    after = geomap_changes.compact(config.map, config.tile_m)
+    _renew_index(config.map, before, after)
+    print("\n".join(describe(load_map(config.map))))
+    print(f"compacted   {len(before.segments)} segment(s) became {len(after.segments)}")
+
+
+def refresh_index(path: Path, kind: str = "auto", memory_mb: float | None = None) -> None:
+    """Build the index of a map whose segments are new."""
+    from vgssl_core.geomap.index.reindex import reindex
+
+    reindex(path, kind=kind, memory_mb=memory_mb)
+
+
+def _renew_index(path: Path, before: Manifest, after: Manifest) -> None:
+    """Build the kind of index again that a change has made obsolete."""
+    if after.index != before.index:
+        refresh_index(path, str(before.index["type"]))
+
+
+def _choice(config: RemoveConfig, manifest: Manifest) -> Choice:
+    """What `remove_images` takes."""
+    by_area = any(getattr(config, name) not in (None, []) for name in AREA_OPTIONS)
+    ways = [bool(config.rows), config.source is not None, by_area]
+    if sum(ways) != 1:
+        raise ConfigError("Say which images: give either --rows, --source, or an area (a circle or a box).")
+    if config.rows:
+        return config.rows
+    if config.source is not None:
+        pattern = re.compile(fnmatch.translate(config.source))
+        return lambda positions: np.array([pattern.match(source) is not None for source in positions.source])
+    area = chosen_area(config, manifest)
+
+    def inside(positions: MapPositions) -> np.ndarray:
+        assert positions.planar_m is not None
+        return area.contains(positions.planar_m)
+
+    return inside

@@ -1,0 +1,173 @@
+"""The first reading of an index file from elsewhere, in a child process.
+
+FAISS reads its files with native code, which in older versions trusts every number in them. So a new file is read in a
+child first, whole and without memory mapping; there its structure is looked at (every neighbour and every identifier)
+and a few searches are made. The outcome is remembered by the file's checksum.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vgssl_core.errors import MapError
+from vgssl_core.faiss_package import load_faiss
+from vgssl_core.guarded import ChildError, limit_memory, run_guarded
+from vgssl_core.remembered import remember, remembers
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+#: Kind of index → FAISS's names of types, with which its file may begin: a graph over scalar codes; turned lists, or
+#: such that are refined.
+FILE_BEGINNINGS = {"hnsw": (b"IHNs",), "ivf_rabitq": (b"IxPT", b"IxRF")}
+_QUERIES, _NEIGHBOURS = 8, 10
+_SPARE_BYTES = 1 << 29
+_START_S, _BYTES_PER_S = 60, 5_000_000
+_REMEDY = "Make it again with `vgssl map index MAP`; the map itself is not concerned."
+
+
+def try_index(path: Path, kind: str, dimension: int, count: int, sha256: str, always: bool = False) -> None:
+    """Require that an index file reads, is what the manifest says, and answers within it.
+
+    Call it after `require_unaltered`: the outcome is remembered for these bytes, this FAISS and these numbers.
+
+    Args:
+        path: The file.
+        kind: ``hnsw`` or ``ivf_rabitq``.
+        dimension: D.
+        count: Number of vectors.
+        sha256: The file's checksum.
+        always: Read it in a child whatever is remembered.
+
+    Raises:
+        MapError: It is none, crashes or hangs its reader, or answers with images that the map has not.
+    """
+    faiss = load_faiss()
+    if faiss is None:
+        raise MapError(f"{path} needs FAISS: pip install 'vgssl_ros[cpu]'.")
+    _check_beginning(path, kind)
+    subject, state = f"index {sha256}", f"{kind} {dimension} {count} faiss {faiss.__version__}"
+    if not always and remembers(subject, state):
+        return
+    limit_s = _START_S + os.path.getsize(path) // _BYTES_PER_S
+    arguments = {"path": str(path), "kind": kind, "dimension": dimension, "count": count}
+    try:
+        run_guarded(f"{__name__}:read_here", arguments, cpu_s=limit_s, wall_s=4 * limit_s)
+    except ChildError as problem:
+        raise MapError(f"{path} is no usable index: {problem}. {_REMEDY}") from problem
+    remember(subject, state)
+
+
+def _check_beginning(path: Path, kind: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(4)
+    except OSError as problem:
+        raise MapError(f"Cannot read {path}: {problem.strerror}. {_REMEDY}") from problem
+    if beginning not in FILE_BEGINNINGS.get(kind, ()):
+        raise MapError(f"{path} begins with {beginning!r} and is no index of type {kind}. {_REMEDY}")
+
+
+def read_here(path: str, kind: str, dimension: int, count: int) -> None:
+    """Read and examine an index in this process, which may be killed by it; raises a `ValueError` that says why."""
+    faiss = load_faiss()
+    assert faiss is not None
+    size = os.path.getsize(path)
+    limit_memory(4 * size + _SPARE_BYTES)
+    if hasattr(faiss, "set_deserialization_vector_byte_limit"):
+        faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_loop_limit(size)
+    index = faiss.read_index(path)
+    _require(index.d == dimension and index.ntotal == count, f"it holds {index.ntotal} vectors of length {index.d}")
+    _require(index.metric_type == faiss.METRIC_L2, "it compares by another metric than L2 distance")
+    {"hnsw": _examine_graph, "ivf_rabitq": _examine_lists}[kind](faiss, index)
+    _search(index, dimension, count)
+
+
+def _search(index: Any, dimension: int, count: int) -> None:
+    """Random unit vectors, and zero, find images of the map."""
+    queries = np.random.default_rng(0).standard_normal((_QUERIES, dimension)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    queries[-1] = 0.0
+    distances, found = index.search(queries, min(_NEIGHBOURS, count))
+    _require(bool((found >= -1).all() and (found < count).all()), "a search gives an image that the map has not")
+    _require(bool((found[:, 0] >= 0).all()), "a search finds nothing")
+    _require(bool(np.isfinite(distances[found >= 0]).all()), "a search gives a distance that is not finite")
+
+
+def _examine_graph(faiss: ModuleType, index: Any) -> None:
+    """Every link of the HNSW graph leads to a vector, and every node has the room that its level needs."""
+    _require(isinstance(index, faiss.IndexHNSW), f"it is a {type(index).__name__}")
+    graph, count = index.hnsw, index.ntotal
+    levels, offsets = _values(faiss, graph.levels), _values(faiss, graph.offsets).astype(np.int64)
+    room, neighbours = _values(faiss, graph.cum_nneighbor_per_level), _values(faiss, graph.neighbors)
+    _require(len(levels) == count and len(offsets) == count + 1, "its graph is of another size")
+    _require(bool((levels >= 1).all() and (levels < len(room)).all()), "its graph has a level out of range")
+    _require(bool(room[0] == 0 and (np.diff(room) >= 0).all()), "the room of its levels shrinks")
+    _require(bool(offsets[0] == 0 and (np.diff(offsets) == room[levels]).all()), "its graph's offsets are wrong")
+    _require(int(offsets[-1]) == len(neighbours), "its graph has another number of links")
+    _require(bool((neighbours >= -1).all() and (neighbours < count).all()), "a link of its graph leads out of it")
+    _require(0 <= graph.entry_point < count, "its graph's entry is out of range")
+    top = int(levels[graph.entry_point]) - 1
+    _require(0 <= graph.max_level <= top, "its graph's entry is below its top level")
+    _examine_vectors(faiss, index.storage, index.d, count)
+
+
+def _examine_lists(faiss: ModuleType, index: Any) -> None:
+    """The inverted lists hold every vector once, and what refines their answers has all of them."""
+    dimension, count = index.d, index.ntotal
+    if isinstance(index, faiss.IndexRefine):
+        _examine_vectors(faiss, index.refine_index, dimension, count)
+        index = faiss.downcast_index(index.base_index)
+    while isinstance(index, faiss.IndexPreTransform):
+        for step in range(index.chain.size()):
+            transform = faiss.downcast_VectorTransform(index.chain.at(step))
+            _require(isinstance(transform, faiss.LinearTransform), f"it transforms by {type(transform).__name__}")
+            values = _values(faiss, transform.A)
+            _require(len(values) == transform.d_in * transform.d_out, "a transformation is of another size")
+            _require(bool(np.isfinite(values).all()), "a transformation is not finite")
+        index = faiss.downcast_index(index.index)
+    kinds = tuple(getattr(faiss, name) for name in ("IndexIVFRaBitQ", "IndexIVFRaBitQFastScan") if hasattr(faiss, name))
+    _require(isinstance(index, kinds) and index.ntotal == count, f"it is a {type(index).__name__}")
+    lists = index.invlists
+    _require(index.nlist == lists.nlist and 1 <= index.nlist <= count, f"it has {lists.nlist} lists")
+    _examine_vectors(faiss, index.quantizer, index.d, index.nlist)
+    # So that a search finds something whichever lists are empty.
+    index.nprobe = index.nlist
+    seen = np.zeros(count, bool)
+    for number in range(lists.nlist):
+        length = lists.list_size(number)
+        if length:
+            members = faiss.rev_swig_ptr(lists.get_ids(number), length)
+            _require(bool((members >= 0).all() and (members < count).all()), "a list names an image out of range")
+            seen[members] = True
+    _require(bool(seen.all()), "its lists lack an image")
+
+
+def _examine_vectors(faiss: ModuleType, storage: Any, dimension: int, count: int) -> None:
+    """A part of an index has all of its vectors; it is flat, or a graph over a flat one."""
+    storage = faiss.downcast_index(storage)
+    _require(storage.d == dimension and storage.ntotal == count, "its vectors are of another number or length")
+    if isinstance(storage, faiss.IndexHNSW):
+        _require(not isinstance(faiss.downcast_index(storage.storage), faiss.IndexHNSW), "its graphs are nested")
+        _examine_graph(faiss, storage)
+        return
+    _require(isinstance(storage, faiss.IndexFlatCodes), f"its vectors lie in a {type(storage).__name__}")
+    _require(storage.codes.size() == storage.ntotal * storage.code_size, "its vectors are cut off")
+    if isinstance(storage, faiss.IndexFlat):
+        _require(storage.code_size == 4 * dimension, "its vectors are of another length")
+
+
+def _values(faiss: ModuleType, vector: Any) -> np.ndarray:
+    """A native vector as an array over its own memory."""
+    size = vector.size()
+    return faiss.rev_swig_ptr(vector.data(), size) if size else np.empty(0, np.int64)
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)

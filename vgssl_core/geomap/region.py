@@ -1,0 +1,164 @@
+"""Exact search among the images around a place: a prior position makes it faster than searching the whole map."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vgssl_core.faiss_package import load_faiss
+from vgssl_core.geomap.blocks import Blocks
+from vgssl_core.geomap.exact import SPARE_CANDIDATES, rank
+from vgssl_core.geomap.positions import CELL_M
+
+#: Values of which the smallest is looked at first.
+_STRETCH = 64
+#: Where the bound lets more pass than this many times the wanted ones, they are selected one by one.
+_MOST_PLACES = 8
+
+
+class CellDirectory:
+    """Which rows lie in which square of ``CELL_M``: rows of one square that follow each other are one run.
+
+    Segments are ordered by square, so that a region is a few long runs; in any other order it would only be more.
+    """
+
+    def __init__(self, poses: NDArray[np.void]) -> None:
+        """Find the runs.
+
+        Args:
+            poses: (N,) of ``POSE_DTYPE``.
+        """
+        squares = _squares(np.floor(poses["y"] / CELL_M), np.floor(poses["x"] / CELL_M))
+        begins = np.flatnonzero(np.concatenate([[True], squares[1:] != squares[:-1]]))
+        ends = np.append(begins[1:], len(poses))
+        order = np.argsort(squares[begins], kind="stable")
+        self._squares = squares[begins][order]
+        self._begins, self._ends = begins[order], ends[order]
+        self._lines = np.unique(self._squares.real)
+
+    def slices(self, x_m: float, y_m: float, radius_m: float) -> list[tuple[int, int]]:
+        """Rows of all squares that a circle touches, as ascending slices that do not touch each other."""
+        low = np.searchsorted(self._lines, np.floor((y_m - radius_m) / CELL_M))
+        high = np.searchsorted(self._lines, np.floor((y_m + radius_m) / CELL_M), side="right")
+        lines = self._lines[low:high]
+        # How far the circle reaches to both sides within a line of squares.
+        beside = np.maximum(np.maximum(lines * CELL_M - y_m, y_m - (lines + 1) * CELL_M), 0.0)
+        reach = np.sqrt(np.maximum(radius_m**2 - beside**2, 0.0))
+        first = np.searchsorted(self._squares, _squares(lines, np.floor((x_m - reach) / CELL_M)))
+        last = np.searchsorted(self._squares, _squares(lines, np.floor((x_m + reach) / CELL_M)), side="right")
+        runs = [np.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a]
+        if not runs:
+            return []
+        chosen = np.concatenate(runs)
+        begins, ends = np.sort(self._begins[chosen]), np.sort(self._ends[chosen])
+        cuts = np.flatnonzero(begins[1:] != ends[:-1]) + 1
+        return list(
+            zip(begins[np.append(0, cuts)].tolist(), ends[np.append(cuts - 1, len(ends) - 1)].tolist(), strict=True)
+        )
+
+
+def _squares(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """Squares as complex numbers, which sort by their real part and then by the imaginary one."""
+    squares = np.empty(len(y), np.complex128)
+    squares.real, squares.imag = y, x
+    return squares
+
+
+class RegionSearch:
+    """Exact search among the images within a radius of a place."""
+
+    def __init__(self, blocks: Blocks, poses: NDArray[np.void], use_faiss: bool | None = None) -> None:
+        """Prepare the directory of squares.
+
+        Args:
+            blocks: The map's descriptors.
+            poses: (N,) of ``POSE_DTYPE``.
+            use_faiss: None takes FAISS where it is installed.
+        """
+        self._blocks, self._poses = blocks, poses
+        self._directory = CellDirectory(poses)
+        self._faiss = None if use_faiss is False else load_faiss()
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, x_m: float, y_m: float, radius_m: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k nearest images, by descriptor, of those within the radius of a place.
+
+        Args:
+            queries: (Q, D) float32.
+            k: At least 1.
+            x_m: The place, in the map's frame.
+            y_m: The same.
+            radius_m: Positive; horizontal.
+
+        Returns:
+            (Q, m) indices and (Q, m) L2 distances as exact search gives them; m is k, or the number of images within
+            the radius where that is smaller.
+        """
+        slices = self._directory.slices(x_m, y_m, radius_m)
+        outside = self._outside(slices, x_m, y_m, radius_m)
+        inside = len(outside) - int(np.count_nonzero(outside))
+        found = min(k, inside)
+        indices = np.empty((len(queries), found), np.int64)
+        distances = np.empty((len(queries), found), np.float32)
+        if not found:
+            return indices, distances
+        begins, ends = np.array(slices).T
+        starts = np.cumsum(ends - begins) - (ends - begins)
+        for number, query in enumerate(queries):
+            squares = self._compare_all(query, slices)
+            squares[outside] = np.inf
+            places = _smallest(squares, min(k + SPARE_CANDIDATES, inside))
+            owners = np.searchsorted(starts, places, side="right") - 1
+            candidates = begins[owners] + places - starts[owners]
+            one = slice(number, number + 1)
+            indices[one], distances[one] = rank(self._blocks, queries[one], candidates[None], found)
+        return indices, distances
+
+    def _outside(self, slices: list[tuple[int, int]], x_m: float, y_m: float, radius_m: float) -> NDArray[np.bool_]:
+        """(n,) whether each image of the joined slices is too far away."""
+        if not slices:
+            return np.empty(0, bool)
+        all_x, all_y = self._poses["x"], self._poses["y"]
+        x = np.concatenate([all_x[begin:end] for begin, end in slices])
+        y = np.concatenate([all_y[begin:end] for begin, end in slices])
+        x -= x_m
+        y -= y_m
+        x *= x
+        y *= y
+        x += y
+        return x > radius_m**2
+
+    def _compare_all(self, query: NDArray[np.float32], slices: list[tuple[int, int]]) -> NDArray[np.float32]:
+        """(n,) squared distances of a query to all rows of the slices."""
+        squares = np.empty(sum(end - begin for begin, end in slices), np.float32)
+        at = 0
+        for begin, end in slices:
+            for _, rows in self._blocks.parts(begin, end):
+                self._compare(query, rows, squares[at : at + len(rows)])
+                at += len(rows)
+        return squares
+
+    def _compare(self, query: NDArray[np.float32], rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        if self._faiss is None:
+            np.einsum("nd,nd->n", rows, rows, out=out)
+            out -= 2.0 * np.einsum("d,nd->n", query, rows)
+            out += query @ query
+        else:
+            pointer = self._faiss.swig_ptr
+            self._faiss.fvec_L2sqr_ny(pointer(out), pointer(query), pointer(rows), len(query), len(rows))
+
+
+def _smallest(values: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
+    """Places of the ``wanted`` smallest values, and perhaps of some more, in any order.
+
+    The ``wanted``-th smallest minimum of short stretches is not below the ``wanted``-th smallest value, and much faster
+    to find.
+    """
+    stretches = len(values) // _STRETCH
+    if stretches > wanted:
+        minima = values[: stretches * _STRETCH].reshape(stretches, _STRETCH).min(axis=1)
+        places = np.flatnonzero(values <= np.partition(minima, wanted - 1)[wanted - 1])
+        if len(places) <= _MOST_PLACES * wanted:
+            return places
+    return np.argpartition(values, wanted - 1)[:wanted]
