@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from training.benchmark import BenchmarkConfig
@@ -22,3 +24,23 @@ def test_help_names_settings_as_they_are_given(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     assert stop.value.code == 0 and said.startswith("usage: vgssl benchmark --out OUT [--SETTING VALUE] ...")
     assert "--methods VALUE ..." in said and "the folder of\n                        --out." in said and "`" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("--seed", "seeds"), ("--method", "methods"), ("--cpu-minute", "cpu_minutes")]
+)
+def test_a_misspelt_setting_is_answered_with_the_nearest(
+    given: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(BenchmarkConfig, ["--out", "x", f"{given}x", "1"], "vgssl benchmark")
+    assert stop.value.code == 2 and f"Do you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_misspelt_key_of_a_file_is_answered_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.yaml").write_text("mthods: [a]\n")
+    with pytest.raises(SystemExit):
+        parse(BenchmarkConfig, ["--out", "x", "--config", str(tmp_path / "settings.yaml")], "vgssl benchmark")
+    assert "Do you mean methods?" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import json
 import logging
@@ -10,7 +11,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import docstring_parser
 import jsonargparse
@@ -50,7 +51,7 @@ def parse(
     """
     documentation = docstring_parser.parse(config_type.__doc__ or "")
     defaults = {item.name: item.default for item in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-    parser = jsonargparse.ArgumentParser(
+    parser = _Parser(
         prog=program,
         description=documentation.short_description,
         usage=" ".join(["%(prog)s", *_usage(config_type, positional), "[--SETTING VALUE] ..."]),
@@ -70,6 +71,19 @@ def parse(
     given = _with_lists(given, {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is list})
     values = parser.instantiate(parser.parse_args(given))
     return config_type(**{name: values[name] for name in hints})
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Names the nearest settings where one is not known."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and leave with status 2."""
+        known = {option.lstrip("-") for action in self._actions for option in action.option_strings}
+        unknown = re.findall(r"--([\w.]+)", message) if "unrecognized arguments" in message else []
+        unknown += map(".".join, re.findall(r"Group '([\w.]+)' does not accept option '(\w+)'", message))
+        unknown += re.findall(r"Option '(\w+)' is not accepted", message)
+        near = [name for item in unknown for name in difflib.get_close_matches(item, known, n=1)]
+        super().error(f"{message}. Do you mean {', '.join(near)}?" if near else message, ex)
 
 
 def _usage(config_type: type, positional: Sequence[str]) -> list[str]:
