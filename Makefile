@@ -4,6 +4,7 @@
 #   make demo DATA=FOLDER         the same on your own data: a folder with a map bag and a query bag, or a place set
 #   make test                     all tests, reduced counts
 #   make soak                     the same tests in full: long loops, many kills, many mutations
+#   make tables                   measure engines and maps again and renew their tables in docs/benchmarks.md
 #   make lint                     ruff
 #   make clean                    remove .venv and runs
 
@@ -17,7 +18,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT ?= runs/demo
 DATA ?=
-.PHONY: help install demo test soak lint clean
+.PHONY: help install demo test soak tables lint clean
 help:
 	@sed -n 's/^#   \(make .*\)/  \1/p' Makefile
 
@@ -43,6 +44,9 @@ test: $(INSTALLED)
 
 soak: $(INSTALLED)
 	@VGSSL_SOAK=1 $(RUN) -m pytest
+
+tables: $(INSTALLED)
+	@for name in embed pipeline search memory; do $(RUN) benchmarks/$$name.py --docs docs/benchmarks.md; done
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
