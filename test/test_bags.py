@@ -59,7 +59,7 @@ def test_every_record_comes_back_as_it_was_written(tmp_path: Path):
         (fix,), (pose,) = bag.fixes(), bag.odometry()
         assert bag.counts == dict.fromkeys(bag.topics, 1)
     assert (frame.stamp_ns, frame.log_ns, frame.frame_id) == (START_NS, START_NS + 5, "camera")
-    assert frame.image().shape == (48, 64, 3)
+    assert frame.image().shape == (48, 64, 3) and frame.image((32, 24)).shape == (24, 32, 3)
     assert (raw.image() == image).all() and raw.stamp_ns == START_NS + 1
     assert (fix.latitude_deg, fix.longitude_deg, fix.status) == (50.0, 14.0, 2) and math.isnan(fix.altitude_m)
     assert fix.sigma_m == pytest.approx(math.sqrt(2.5)) and fix.is_valid

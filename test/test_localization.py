@@ -291,6 +291,10 @@ def test_a_picture_of_the_street_is_found_where_it_was_taken(built: Path) -> Non
         assert geodesy.yaw_to_compass_deg(best.yaw_rad) == pytest.approx(90, abs=0.01)
 
 
+def test_what_a_frame_may_be_decoded_to_is_the_networks_input(built: Path) -> None:
+    assert open_localizer(built / "map", threads=1).least_size == (32, 24)
+
+
 def test_the_bundle_is_found_by_the_map_also_when_both_have_moved(built: Path) -> None:
     moved = built / "moved"
     moved.mkdir()
@@ -344,29 +348,3 @@ def test_localizing_needs_neither_torch_nor_ros(built: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "exact, numpy" in done.stdout
     assert "openstreetmap" in done.stdout
-
-
-def test_memory_stays_flat_over_many_frames(built: Path, soak: bool) -> None:
-    # A process of its own: other tests' garbage would blur the figure.
-    code = (
-        "import os, sys\n"
-        "import numpy as np\n"
-        "from vgssl_core.localization import open_localizer\n"
-        "def resident():\n"
-        "    with open('/proc/self/statm') as file:\n"
-        "        return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')\n"
-        "localizer = open_localizer(sys.argv[1])\n"
-        "frames = np.random.default_rng(0).integers(0, 255, (8, 48, 64, 3), dtype=np.uint8)\n"
-        "for i in range(200):\n"
-        "    localizer.localize(frames[i % 8])\n"
-        "before, files = resident(), len(os.listdir('/proc/self/fd'))\n"
-        "for i in range(int(sys.argv[2])):\n"
-        "    localizer.localize(frames[i % 8])\n"
-        "print(resident() / before, len(os.listdir('/proc/self/fd')) - files)\n"
-    )
-    command = [sys.executable, "-c", code, str(built / "map"), "20000" if soak else "1000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    growth, files = map(float, done.stdout.split())
-    assert growth < 1.05
-    assert files == 0

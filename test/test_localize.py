@@ -8,12 +8,14 @@ from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 from tiny import DATUM, make_bundle, make_place_set, picture
 
 import training.build_map
 import training.localize
 import training.vgssl
 from vgssl_core import geodesy
+from vgssl_core.sealed import SEAL, write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,10 @@ def test_what_cannot_be_localized_is_one_clear_line(
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "cut.jpg").write_bytes((folder / "photo.jpg").read_bytes()[:900])
     lost = Path(shutil.copytree(folder / "map", tmp_path / "lost" / "map"))
-    manifest = (lost / "map.yaml").read_text()
-    (lost / "map.yaml").write_text(manifest.replace(str(folder / "bundle"), "/nowhere/bundle"))
+    manifest = yaml.safe_load((lost / "map.yaml").read_text())
+    manifest["bundle"]["path"] = "/nowhere/bundle"
+    del manifest[SEAL]
+    write_sealed(lost / "map.yaml", manifest)
     photo = folder / "photo.jpg"
     cases = {
         "Cannot read image": ("--map", folder / "map", tmp_path / "missing.jpg"),

@@ -32,6 +32,8 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 class Held:
     """A localizer of a local map that works on its first image until it is let go, and then says its own number."""
 
+    least_size = (1, 1)
+
     def __init__(self, number: int) -> None:
         self.number = number
         self.begun, self.go = threading.Event(), threading.Event()

@@ -177,6 +177,13 @@ def test_images_are_decoded_from_both_transports():
     assert np.abs(messages.decode(compressed).astype(int) - image).mean() < 4
 
 
+def test_large_jpegs_are_decoded_no_larger_than_the_network_needs_and_raw_images_as_they_are():
+    compressed = CompressedImage(format="jpeg", data=jpeg(picture(1, 128, 96)))
+    assert messages.decode(compressed, (32, 24)).shape == (24, 32, 3)
+    raw = RosImage(height=4, width=8, encoding="rgb8", step=24, data=bytes(96))
+    assert messages.decode(raw, (2, 2)).shape == (4, 8, 3)
+
+
 @pytest.mark.parametrize("data", [b"", b"not an image", jpeg(picture(1))[:-300]])
 def test_an_image_that_does_not_decode_is_named_by_its_stamp(data: bytes):
     message = CompressedImage(header=HEADER, data=data)

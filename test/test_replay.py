@@ -74,7 +74,7 @@ def test_every_frame_is_answered_in_order_and_as_the_offline_localizer_answers(
         frames = list(bag.frames())
     assert [int(answer["stamp_ns"]) for answer in answers] == [frame.stamp_ns for frame in frames]
     for frame, answer in zip(frames, answers, strict=True):
-        best = localizer.localize(frame.image()).hypotheses[0]
+        best = localizer.localize(frame.image(localizer.least_size)).hypotheses[0]
         offline = mount.base_pose(best, localizer.geomap.datum, DefaultAltitude(0.0, 10.0))
         values = {name: float(value) for name, value in answer.items()}
         assert [values["x_m"], values["y_m"], values["z_m"]] == pytest.approx(offline.position_m, abs=1e-9)

@@ -39,6 +39,7 @@ class EvaluateBagConfig:
             /ground_truth/fix (/ground_truth/odom) or the only one.
         radius_m: A map image within this distance of the truth is right.
         backend: Engine that runs the bundle.
+        precision: What the engine computes in: auto, fp32, fp16, bf16 or int8.
         threads: Threads of the engine; all cores where it is not given.
         localizer: Settings of the localizer.
     """
@@ -51,6 +52,7 @@ class EvaluateBagConfig:
     position_topic: str | None = None
     radius_m: float = 25.0
     backend: str = "auto"
+    precision: str = "auto"
     threads: int | None = None
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
 
@@ -62,7 +64,9 @@ def evaluate_bag(config: EvaluateBagConfig) -> None:
     if not config.radius_m > 0:
         raise ConfigError(f"--radius_m is {config.radius_m}: it must be positive.")
     check_output_folder(config.out, "--out")
-    localizer = open_localizer(config.map, config.bundle, config.localizer, config.backend, config.threads)
+    localizer = open_localizer(
+        config.map, config.bundle, config.localizer, config.backend, config.threads, precision=config.precision
+    )
     frames = frames_with_truth(str(config.bag), localizer.geomap, config.image_topic, config.position_topic)
     drive = drive_through(localizer, frames)
     metrics = _metrics(config, frames, drive)

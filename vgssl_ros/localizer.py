@@ -228,6 +228,7 @@ class LocalizerNode(LifecycleNode):
             parameters.localizer_config(given),
             backend=str(given["backend"]),
             threads=given["threads"] or None,
+            precision=str(given["precision"]),
         )
 
     def _release(self) -> None:

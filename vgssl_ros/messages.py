@@ -40,10 +40,14 @@ def to_stamp(nanoseconds: int) -> Time:
     return Time(sec=seconds, nanosec=rest)
 
 
-def decode(message: RosImage | CompressedImage) -> imaging.Image:
+def decode(message: RosImage | CompressedImage, least_size: tuple[int, int] | None = None) -> imaging.Image:
     """The RGB image of a message, from its bytes without a copy.
 
     Raw encodings that `vgssl_core.imaging` does not know go to the distribution's cv_bridge, where there is one.
+
+    Args:
+        message: The message.
+        least_size: See `vgssl_core.imaging.decode_image`.
 
     Raises:
         DataError: Damaged, empty, or of an encoding that is not known.
@@ -51,7 +55,7 @@ def decode(message: RosImage | CompressedImage) -> imaging.Image:
     source = f"image of {stamp_ns(message.header.stamp)} ns in frame {message.header.frame_id!r}"
     data = np.frombuffer(message.data, np.uint8)
     if isinstance(message, CompressedImage):
-        return imaging.decode_image(data, source)
+        return imaging.decode_image(data, source, least_size)
     if message.encoding.lower() not in imaging.RAW_ENCODINGS and importlib.util.find_spec("cv_bridge"):
         return _with_cv_bridge(message, source)
     return imaging.raw_to_rgb(

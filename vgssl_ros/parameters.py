@@ -89,6 +89,12 @@ PARAMETERS = (
         choices=("best_effort", "reliable"),
     ),
     Specification("backend", "auto", "engine that computes descriptors: auto, or one that is installed"),
+    Specification(
+        "precision",
+        "auto",
+        "what the engine computes in; auto is the bundle's default where the engine has it, else fp32",
+        choices=("auto", "fp32", "fp16", "bf16", "int8"),
+    ),
     Specification("threads", 0, "threads of the engine; 0 takes all cores", minimum=0, maximum=1024),
     Specification("k", _LOCALIZER.k, "matches that are searched for each image", minimum=1, maximum=1000),
     Specification(

@@ -76,7 +76,7 @@ class Pipeline:
             slot: Where it came from; once that is closed, the node is silent and the answer is dropped.
         """
         try:
-            image = messages.decode(arrival.message)
+            image = messages.decode(arrival.message, self.localizer.least_size)
         except DataError as problem:
             self.statistics.undecodable(str(problem))
             self.logger.warning(f"Image left out: {problem}", throttle_duration_sec=_REPEAT_S)

@@ -50,6 +50,11 @@ class Localizer:
         require_model(geomap, embedder.model_id, "the given bundle")
         self.embedder, self.geomap, self.config = embedder, geomap, config or LocalizerConfig()
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Width and height of the network's input: what `decode_image` may reduce a large JPEG to."""
+        return self.embedder.preprocessing.width, self.embedder.preprocessing.height
+
     def localize(self, image: Image) -> Localization:
         """Hypotheses for an RGB image of any size."""
         begin = time.perf_counter()
@@ -114,7 +119,8 @@ def open_localizer(
     config: LocalizerConfig | None = None,
     backend: str = "auto",
     threads: int | None = None,
-    verify: bool = True,
+    verify: bool = False,
+    precision: str = "auto",
 ) -> Localizer:
     """Load a map and its bundle, and join them.
 
@@ -124,7 +130,8 @@ def open_localizer(
         config: Settings; None takes the defaults.
         backend: ``auto`` or the name of an engine.
         threads: Threads of OpenCV, FAISS and the engine; None takes all cores.
-        verify: Compare the map's checksums.
+        verify: Check the whole map, not only what is new on this machine.
+        precision: See `open_embedder`.
 
     Raises:
         BundleError: The bundle is missing or damaged.
@@ -135,7 +142,7 @@ def open_localizer(
     bundle = load_bundle(remembered_bundle(geomap) if bundle_path is None else bundle_path)
     # Before the engine is opened, which takes much longer.
     require_model(geomap, bundle.model_id, f"bundle {bundle.path}")
-    return Localizer(open_embedder(bundle, backend, threads), geomap, config)
+    return Localizer(open_embedder(bundle, backend, threads, precision=precision), geomap, config)
 
 
 def remembered_bundle(geomap: GeoMap) -> Path:
