@@ -46,6 +46,7 @@ setup(
         "PyYAML>=5.4",
         "pyproj>=3.3",
         "pyarrow>=12",
+        "Pillow>=9.0",
         "rosbags>=0.10",
         "jsonargparse[signatures]>=4.49",
         "docstring-parser>=0.15",
@@ -81,7 +82,8 @@ setup(
             )
         ],
         "openvino": ["openvino>=2024.0"],
-        "tensorrt": ["tensorrt>=10.3", "cuda-python>=12"],
+        # On a Jetson it comes with JetPack; PyPI's wheels for ARM are made for servers.
+        "tensorrt": ["tensorrt>=10.3; platform_machine == 'x86_64'"],
         "test": [
             "pytest>=7",
             "hypothesis>=6",
