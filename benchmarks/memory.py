@@ -9,25 +9,26 @@ system can drop. Beside it a process that loads the descriptors with numpy and a
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
+from fresh_process import in_fresh_process, memory_bytes, require_memory_figures
+from numpy.typing import NDArray
 from reporting import machine, publish, table
 
 from vgssl_core.command_line import run
 from vgssl_core.errors import ConfigError
-from vgssl_core.inference import Bundle, load_bundle, open_embedder
+from vgssl_core.inference import Bundle, Embedder, load_bundle, open_embedder
+from vgssl_core.inference.threads import set_threads
 from vgssl_core.localization import Localizer
 
-Result = TypeVar("Result")
-_SMAPS = Path("/proc/self/smaps_rollup")
+_MIB = 1024**2
+#: Frames before the first look.
+_WARM = 3
 
 
 @dataclass(frozen=True)
@@ -64,47 +65,20 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Of a process, MiB.
-
-    Attributes:
-        resident: In memory at all.
-        own: Of it, not backed by a file.
-    """
-
-    resident: float
-    own: float
-
-    def __sub__(self, other: Memory) -> Memory:
-        return Memory(self.resident - other.resident, self.own - other.own)
-
-    @classmethod
-    def now(cls) -> Memory:
-        """Of this process."""
-        lines = (line.split() for line in _SMAPS.read_text().splitlines()[1:])
-        kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
-        return cls(kib["Rss"] / 1024, kib["Anonymous"] / 1024)
-
-
-@dataclass(frozen=True)
 class Measured:
-    """What one process told.
+    """What one process told, in bytes.
 
     Attributes:
-        base: Interpreter, packages and engine.
-        added: What the map added, after the frames.
+        base: In memory before the map: interpreter, packages and engine.
+        added: By the map, after the frames.
+        own: Of it, not backed by a file.
         search: What searched.
     """
 
-    base: Memory
-    added: Memory
+    base: int
+    added: int
+    own: int
     search: str
-
-
-def in_fresh_process(work: Callable[..., Result], *arguments: object) -> Result:
-    """The result of ``work`` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def make_map(folder: Path, bundle: Bundle, count: int, config: Config) -> None:
@@ -115,45 +89,46 @@ def make_map(folder: Path, bundle: Bundle, count: int, config: Config) -> None:
     np.save(folder / "descriptors.npy", geomap.descriptors(slice(None)))
 
 
-def localizer(folder: Path, bundle: Bundle, config: Config) -> Measured:
-    """Ours: embed frames, and localize as many descriptors of the map's length."""
+def ours(folder: Path, bundle: Bundle, config: Config) -> Measured:
+    """Embed frames, and localize as many descriptors of the map's length."""
     from vgssl_core.geomap import load_map
 
-    embedder = open_embedder(bundle, config.backend, config.threads)
-    rng = np.random.default_rng(0)
-    frame = rng.integers(0, 256, (bundle.preprocessing.height, bundle.preprocessing.width, 3), dtype=np.uint8)
-    for _ in range(3):
-        embedder.embed([frame])
-    base = Memory.now()
-    geomap = load_map(folder / "map")
-    ours = Localizer(embedder, geomap)
-    for _ in range(config.frames):
-        embedder.embed([frame])
-        ours.localize_descriptor(_unit(rng, config.dimension)[0])
-    return Measured(base, Memory.now() - base, geomap.search_name)
+    def load(embedder: Embedder) -> tuple[Callable[[NDArray[np.float32]], object], str]:
+        geomap = load_map(folder / "map")
+        return Localizer(embedder, geomap).localize_descriptor, geomap.search_name
+
+    return measured(load, bundle, config)
 
 
 def peers(folder: Path, bundle: Bundle, config: Config) -> Measured:
     """As most code does it: the whole array read, and copied into a flat index."""
     import faiss
 
+    def load(_: Embedder) -> tuple[Callable[[NDArray[np.float32]], object], str]:
+        index = faiss.IndexFlatL2(config.dimension)
+        index.add(np.load(folder / "descriptors.npy"))
+        return lambda row: index.search(row[None], 20), "flat index"
+
+    return measured(load, bundle, config)
+
+
+def measured(
+    load: Callable[[Embedder], tuple[Callable[[NDArray[np.float32]], object], str]], bundle: Bundle, config: Config
+) -> Measured:
+    """Open the engine, load a map, use both, and look at this process."""
     embedder = open_embedder(bundle, config.backend, config.threads)
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (bundle.preprocessing.height, bundle.preprocessing.width, 3), dtype=np.uint8)
-    for _ in range(3):
+    for _ in range(_WARM):
         embedder.embed([frame])
-    base = Memory.now()
-    descriptors = np.load(folder / "descriptors.npy")
-    index = faiss.IndexFlatL2(config.dimension)
-    index.add(descriptors)
+    base, base_own = memory_bytes()
+    search, name = load(embedder)
     for _ in range(config.frames):
-        index.search(_unit(rng, config.dimension), 20)
-    return Measured(base, Memory.now() - base, f"numpy array of {descriptors.nbytes >> 20} MiB and flat index")
-
-
-def _unit(rng: np.random.Generator, dimension: int) -> np.ndarray:
-    row = rng.standard_normal((1, dimension)).astype(np.float32)
-    return row / np.linalg.norm(row)
+        embedder.embed([frame])
+        row = rng.standard_normal(config.dimension).astype(np.float32)
+        search(row / np.linalg.norm(row))
+    resident, own = memory_bytes()
+    return Measured(base, resident - base, own - base_own, name)
 
 
 def random_bundle_path(config: Config) -> Path:
@@ -165,24 +140,23 @@ def random_bundle_path(config: Config) -> Path:
 
 def measure(config: Config) -> None:
     """Measure every size and print."""
-    if not _SMAPS.exists():
-        raise ConfigError(f"{_SMAPS} is not there: this benchmark needs Linux.")
+    require_memory_figures()
     if not config.sizes or min(*config.sizes, config.frames, config.dimension) < 1:
         raise ConfigError("--sizes, --frames and --dimension must be at least 1.")
     logging.disable(logging.INFO)
+    threads = set_threads(config.threads)
     bundle = load_bundle(config.bundle or in_fresh_process(random_bundle_path, config))
     rows = []
     for count in config.sizes:
         with tempfile.TemporaryDirectory() as folder:
             in_fresh_process(make_map, Path(folder), bundle, count, config)
-            for name, work in (("ours", localizer), ("peers", peers)):
+            for work in (ours, peers):
                 found = in_fresh_process(work, Path(folder), bundle, config)
-                figures = (found.base.resident, found.added.resident, found.added.own)
-                each = 1024**2 * found.added.resident / count
-                cells = [*(f"{mib:.0f}" for mib in figures), f"{each:.0f}"]
-                rows.append([f"{count} x {config.dimension}, {name}", *cells, found.search])
+                cells = [f"{figure / _MIB:.0f}" for figure in (found.base, found.added, found.own)]
+                what = f"{count} x {config.dimension}, {work.__name__}"
+                rows.append([what, *cells, f"{found.added / count:.0f}", found.search])
     header = ("map", "before it MiB", "added MiB", "of it own MiB", "bytes per image", "search")
-    about = f"{bundle.path.name}, after {config.frames} frames. {machine(config.threads or 0, 'onnxruntime')}."
+    about = f"{bundle.path.name}, after {config.frames} frames. {machine(threads, 'onnxruntime')}."
     publish(f"{table(header, rows)}\n\n{about}", config.docs, "memory")
 
 

@@ -12,16 +12,15 @@ answers are compared with those of comparing every image within that radius.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from fresh_process import in_fresh_process, memory_bytes, require_memory_figures
 from numpy.typing import NDArray
 from reporting import machine, publish, table
 from simulated_map import IMAGES_PER_HECTARE, simulate
@@ -32,7 +31,6 @@ from vgssl_core.errors import ConfigError
 NEIGHBOURS = 10
 #: Asked before the clock runs.
 _WARM = 100
-_SMAPS = Path("/proc/self/smaps_rollup")
 
 
 @dataclass(frozen=True)
@@ -83,23 +81,11 @@ class Measured:
     distances: NDArray[np.float32]
 
 
-def in_fresh_process(work: Callable[..., Measured | None], *arguments: object) -> Measured | None:
-    """The result of ``work`` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
-
-
-def resident_mb() -> float:
-    """Of this process, 10^6 bytes."""
-    line = next(line for line in _SMAPS.read_text().splitlines() if line.startswith("Rss:"))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 def measured(
     name: Callable[[object], str], load: Callable[[], object], ask: Callable[[object, int], NDArray], count: int
 ) -> Measured:
     """Load, ask every query, and look at this process."""
-    before_mb, begin = resident_mb(), time.perf_counter()
+    before, begin = memory_bytes()[0], time.perf_counter()
     loaded = load()
     load_ms = (time.perf_counter() - begin) * 1e3
     for number in range(min(_WARM, count)):
@@ -110,7 +96,8 @@ def measured(
         found = ask(loaded, number)
         times_ms[number] = (time.perf_counter() - begin) * 1e3
         distances[number, : len(found)] = found
-    return Measured(name(loaded), load_ms, resident_mb() - before_mb, times_ms, distances)
+    added_mb = (memory_bytes()[0] - before) / 1e6
+    return Measured(name(loaded), load_ms, added_mb, times_ms, distances)
 
 
 def make_map(folder: Path, kind: str, count: int, config: Config) -> None:
@@ -240,8 +227,7 @@ def measure_map(folder: Path, kind: str, count: int, config: Config) -> list[lis
 
 def measure(config: Config) -> None:
     """Measure every map and print."""
-    if not _SMAPS.exists():
-        raise ConfigError(f"{_SMAPS} is not there: this benchmark needs Linux.")
+    require_memory_figures()
     if not config.sizes or min(*config.sizes, config.queries, config.dimension, config.region) < 1:
         raise ConfigError("--sizes, --queries, --dimension and --region must be at least 1.")
     logging.disable(logging.INFO)
