@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from training.build_map import BuildMapConfig, check_inputs, images_of
+from training.image_options import ImageOptions
 from training.map_area import AREA_OPTIONS, chosen_area
 from vgssl_core.errors import ConfigError
 from vgssl_core.geomap import add_images, load_map, remove_images, require_model
 from vgssl_core.geomap import changes as geomap_changes
-from vgssl_core.geomap.building import SHARD_IMAGES, embedded_in_shards
+from vgssl_core.geomap.building import embedded_in_shards
 from vgssl_core.geomap.changes import Choice
 from vgssl_core.geomap.description import describe
 from vgssl_core.geomap.manifest import Manifest, read_manifest
@@ -26,46 +24,16 @@ from vgssl_core.localization.localizer import remembered_bundle
 
 
 @dataclass(frozen=True)
-class AddConfig:
+class AddConfig(ImageOptions):
     """Embed images with the bundle that built a map, and add them to it.
 
     Attributes:
         map: The map's folder.
         bundle: Model bundle; the one that built the map where it is not given.
-        data: Place set whose database images are added.
-        bag: Bag with images and positions.
-        csv: Table with the columns image, latitude and longitude (or x and y in metres), as for build-map.
-        photos: Folder of photographs with GPS positions in their EXIF; subfolders too.
-        split: Of a place set with splits: train, val or test; test where it is not given.
-        spacing_m: Bag only: leave out images nearer than this to the last one taken; 0 takes all.
-        image_topic: Bag only: the image topic, where there are several.
-        max_gap_s: Bag only: leave out images between two positions further apart in time.
-        position_topic: Bag only: NavSatFix or Odometry topic, where there are several. Fixes are preferred.
-        skip_untagged: Photographs only: leave out those without GPS position instead of stopping.
-        backend: Engine that runs the bundle.
-        threads: Threads of the engine; all cores where it is not given.
-        batch_size: Images that are embedded at once.
-        shard_images: Images per finished part: a kill costs at most the work on one.
-        skip_damaged: Leave out images that are missing or do not decode instead of stopping.
     """
 
     map: Path
     bundle: Path | None = None
-    data: Path | None = None
-    bag: Path | None = None
-    csv: Path | None = None
-    photos: Path | None = None
-    split: Literal["train", "val", "test"] | None = None
-    spacing_m: float = 0.0
-    image_topic: str | None = None
-    position_topic: str | None = None
-    max_gap_s: float = 3.0
-    skip_untagged: bool = False
-    backend: str = "auto"
-    threads: int | None = None
-    batch_size: int = 16
-    shard_images: int = SHARD_IMAGES
-    skip_damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,13 +84,8 @@ def add(config: AddConfig) -> None:
     bundle = load_bundle(config.bundle or remembered_bundle(geomap))
     # Before the images are embedded, which takes long.
     require_model(geomap, bundle.model_id, f"bundle {bundle.path}")
-    shared = {item.name for item in dataclasses.fields(BuildMapConfig)} & {
-        item.name for item in dataclasses.fields(AddConfig)
-    }
-    values = {name: getattr(config, name) for name in shared - {"bundle"}}
-    inputs = BuildMapConfig(bundle=bundle.path, out=config.map, **values)
-    check_inputs(inputs)
-    images = images_of(inputs)
+    config.check()
+    images = config.images()
     embedder = open_embedder(bundle, config.backend, config.threads)
     on_error = "skip" if config.skip_damaged else "raise"
     with embedded_in_shards(config.map, embedder, images, config.batch_size, on_error, config.shard_images) as embedded:
