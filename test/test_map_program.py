@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from tiny import make_place_set
 
 import training.build_map
 import training.map
+import training.map_changes
+import training.map_derived
 from vgssl_core.geomap import load_map
 from vgssl_core.geomap.manifest import read_manifest
 
@@ -21,11 +22,12 @@ from vgssl_core.geomap.manifest import read_manifest
 def indexed(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """What the program wants indexed, instead of doing it."""
     calls: list[tuple] = []
-    # By its module, because the package may have a function of this name.
-    module = importlib.import_module("vgssl_core.geomap.index.reindex")
-    monkeypatch.setattr(
-        module, "reindex", lambda path, kind, memory_mb: calls.append((Path(path).name, kind, memory_mb))
-    )
+
+    def reindex(path: Path, kind: str = "auto", memory_mb: float | None = None) -> None:
+        calls.append((path.name, kind, memory_mb))
+
+    for module in (training.map, training.map_changes, training.map_derived):
+        monkeypatch.setattr(module, "reindex", reindex)
     return calls
 
 

@@ -17,6 +17,7 @@ from vgssl_core import command_line
 from vgssl_core.errors import ConfigError
 from vgssl_core.geomap import load_map, verify_map
 from vgssl_core.geomap.description import describe
+from vgssl_core.geomap.index.reindex import reindex
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def index(config: IndexConfig) -> None:
     """Build the index, and print the map's description."""
     if config.memory_mb is not None and not config.memory_mb > 0:
         raise ConfigError(f"--memory_mb is {config.memory_mb}: it must be more than 0.")
-    map_changes.refresh_index(config.map, config.kind, config.memory_mb)
+    reindex(config.map, config.kind, config.memory_mb)
     print("\n".join(describe(load_map(config.map))))
 
 

@@ -17,6 +17,7 @@ from vgssl_core.geomap import changes as geomap_changes
 from vgssl_core.geomap.building import embedded_in_shards
 from vgssl_core.geomap.changes import Choice
 from vgssl_core.geomap.description import describe
+from vgssl_core.geomap.index.reindex import reindex
 from vgssl_core.geomap.manifest import Manifest, read_manifest
 from vgssl_core.geomap.positions import MapPositions
 from vgssl_core.inference import load_bundle, open_embedder
@@ -117,17 +118,10 @@ def compact(config: CompactConfig) -> None:
     print(f"compacted   {len(before.segments)} segment(s) became {len(after.segments)}")
 
 
-def refresh_index(path: Path, kind: str = "auto", memory_mb: float | None = None) -> None:
-    """Build the index of a map whose segments are new."""
-    from vgssl_core.geomap.index.reindex import reindex
-
-    reindex(path, kind=kind, memory_mb=memory_mb)
-
-
 def _renew_index(path: Path, before: Manifest, after: Manifest) -> None:
     """Build the kind of index again that a change has made obsolete."""
     if after.index != before.index:
-        refresh_index(path, str(before.index["type"]))
+        reindex(path, str(before.index["type"]))
 
 
 def _choice(config: RemoveConfig, manifest: Manifest) -> Choice:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.map_area import chosen_area
-from training.map_changes import refresh_index
 from vgssl_core.geomap import load_map, merge_maps, slice_map, thin_map
 from vgssl_core.geomap.description import describe
+from vgssl_core.geomap.index.reindex import reindex
 from vgssl_core.geomap.manifest import read_manifest
 from vgssl_core.geomap.thin import ThinConfig, Thinned
 
@@ -110,7 +110,7 @@ def cut(config: SliceConfig) -> None:
 
 
 def _finish(out: Path) -> None:
-    refresh_index(out)
+    reindex(out)
     print("\n".join(describe(load_map(out))))
 
 
