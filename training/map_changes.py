@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from training.image_options import ImageOptions
-from training.map_area import AREA_OPTIONS, chosen_area
+from training.map_area import AreaOptions, chosen_area
 from vgssl_core.errors import ConfigError
 from vgssl_core.geomap import add_images, load_map, remove_images, require_model
 from vgssl_core.geomap import changes as geomap_changes
@@ -38,32 +38,18 @@ class AddConfig(ImageOptions):
 
 
 @dataclass(frozen=True)
-class RemoveConfig:
+class RemoveConfig(AreaOptions):
     """Remove images from a map: those that are of one of the given rows or sources, or lie in the given area.
 
     Attributes:
         map: The map's folder.
         rows: Indices of images, as matches have them.
         source: Pattern of the sources, for example ``*/2021-04-*``; the star stands for anything.
-        latitude_deg: Centre of a circle, WGS84.
-        longitude_deg: Centre of a circle, WGS84.
-        x_m: Centre of a circle, in the map's frame.
-        y_m: Centre of a circle, in the map's frame.
-        radius_m: Radius of the circle.
-        low_m: Lower corner of a box, x and y in the map's frame.
-        high_m: Upper corner of a box, x and y in the map's frame.
     """
 
     map: Path
     rows: list[int] = field(default_factory=list)
     source: str | None = None
-    latitude_deg: float | None = None
-    longitude_deg: float | None = None
-    x_m: float | None = None
-    y_m: float | None = None
-    radius_m: float | None = None
-    low_m: list[float] = field(default_factory=list)
-    high_m: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -126,8 +112,7 @@ def _renew_index(path: Path, before: Manifest, after: Manifest) -> None:
 
 def _choice(config: RemoveConfig, manifest: Manifest) -> Choice:
     """What `remove_images` takes."""
-    by_area = any(getattr(config, name) not in (None, []) for name in AREA_OPTIONS)
-    ways = [bool(config.rows), config.source is not None, by_area]
+    ways = [bool(config.rows), config.source is not None, bool(config.area_options())]
     if sum(ways) != 1:
         raise ConfigError("Say which images: give either --rows, --source, or an area (a circle or a box).")
     if config.rows:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from training.map_area import chosen_area
+from training.map_area import AreaOptions, chosen_area
 from vgssl_core.geomap import load_map, merge_maps, slice_map, thin_map
 from vgssl_core.geomap.description import describe
 from vgssl_core.geomap.index.reindex import reindex
@@ -56,31 +56,17 @@ class ThinMapConfig:
 
 
 @dataclass(frozen=True)
-class SliceConfig:
+class SliceConfig(AreaOptions):
     """Make a map of a region of another: a circle around a place, or a box.
 
     Attributes:
         map: The map's folder.
         out: Folder for the new map.
-        latitude_deg: Centre of a circle, WGS84.
-        longitude_deg: Centre of a circle, WGS84.
-        x_m: Centre of a circle, in the map's frame.
-        y_m: Centre of a circle, in the map's frame.
-        radius_m: Radius of the circle.
-        low_m: Lower corner of a box, x and y in the map's frame.
-        high_m: Upper corner of a box, x and y in the map's frame.
         tile_m: Side of the tiles; 0 makes one segment; cut as the map where it is not given.
     """
 
     map: Path
     out: Path
-    latitude_deg: float | None = None
-    longitude_deg: float | None = None
-    x_m: float | None = None
-    y_m: float | None = None
-    radius_m: float | None = None
-    low_m: list[float] = field(default_factory=list)
-    high_m: list[float] = field(default_factory=list)
     tile_m: float | None = None
 
 
