@@ -16,6 +16,7 @@ from vgssl_core.geomap import build_map as write_map
 from vgssl_core.geomap import check_output, load_map
 from vgssl_core.geomap.building import embedded_in_shards
 from vgssl_core.geomap.description import describe
+from vgssl_core.geomap.index.choice import WantedKind
 from vgssl_core.geomap.index.reindex import reindex
 from vgssl_core.inference import load_bundle, open_embedder
 from vgssl_core.inference.embedding import OnError
@@ -40,7 +41,7 @@ class BuildMapConfig(ImageOptions):
     out: Path
     precision: Literal["fp32", "fp16"] = "fp32"
     tile_m: float | None = None
-    index: Literal["auto", "exact", "hnsw", "hnsw_small", "ivf_rabitq"] = "auto"
+    index: WantedKind = "auto"
     memory_mb: float | None = None
 
     def check(self) -> None:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from training import map_changes, map_derived
 from vgssl_core import command_line
 from vgssl_core.errors import ConfigError
 from vgssl_core.geomap import load_map, verify_map
 from vgssl_core.geomap.description import describe
+from vgssl_core.geomap.index.choice import WantedKind
 from vgssl_core.geomap.index.reindex import reindex
 
 
@@ -53,7 +54,7 @@ class IndexConfig:
     """
 
     map: Path
-    kind: Literal["auto", "exact", "hnsw", "hnsw_small", "ivf_rabitq"] = "auto"
+    kind: WantedKind = "auto"
     memory_mb: float | None = None
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from vgssl_core.errors import ConfigError
 
 #: Kinds in the order in which they are preferred, that of falling speed and, behind exact search, falling size.
-KINDS = ("exact", "hnsw", "hnsw_small", "ivf_rabitq")
+IndexKind = Literal["exact", "hnsw", "hnsw_small", "ivf_rabitq"]
+KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+#: What a program may be asked for; auto chooses by size and memory.
+WantedKind = Literal["auto", IndexKind]
 #: Memory of an index where nobody says otherwise.
 DEFAULT_MEMORY_MB = 400
 #: Exact search reads all descriptors for each query; up to this size that takes about 2 ms on one core.
