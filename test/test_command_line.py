@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.benchmark import BenchmarkConfig
-from vgssl_core.command_line import parse
+from vgssl_core.command_line import choose, parse
 
 
 def test_values_of_a_list_follow_its_flag() -> None:
@@ -44,3 +44,12 @@ def test_a_misspelt_key_of_a_file_is_answered_with_the_nearest(
     with pytest.raises(SystemExit):
         parse(BenchmarkConfig, ["--out", "x", "--config", str(tmp_path / "settings.yaml")], "vgssl benchmark")
     assert "Do you mean methods?" in capsys.readouterr().err
+
+
+def test_the_first_argument_chooses_and_the_rest_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    helps = {"fly": "leave the ground", "land": "come back"}
+    assert choose("robot", "A robot.", "action", helps, ["land", "--at", "home"]) == ("land", ["--at", "home"])
+    with pytest.raises(SystemExit) as stop:
+        choose("robot", "A robot.", "action", helps, ["--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0 and "actions:\n  fly   leave the ground\n" in said and "`robot ACTION --help`" in said

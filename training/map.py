@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import resource
@@ -110,18 +109,9 @@ ACTIONS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the first argument names."""
-    width = max(map(len, ACTIONS))
-    listing = "\n".join(f"  {name:<{width}}  {action.help}" for name, action in ACTIONS.items())
-    parser = argparse.ArgumentParser(
-        prog="vgssl map",
-        description="Inspect, verify and change maps.",
-        epilog=f"actions:\n{listing}\n\n`vgssl map ACTION --help` tells its options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="one of the actions below")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name = parser.parse_args(given[:1]).action
-    return command_line.guarded(lambda: _act(name, given[1:]))
+    helps = {name: action.help for name, action in ACTIONS.items()}
+    name, rest = command_line.choose("vgssl map", "Inspect, verify and change maps.", "action", helps, arguments)
+    return command_line.guarded(lambda: _act(name, rest))
 
 
 def _act(name: str, arguments: Sequence[str]) -> int:

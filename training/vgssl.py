@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 
-from vgssl_core.command_line import guarded
+from vgssl_core.command_line import choose, guarded
 
 #: Program: module and one line of help. A module has ``main(arguments) -> exit status``.
 PROGRAMS = {
@@ -27,18 +26,10 @@ PROGRAMS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Call the program that the first argument names."""
-    width = max(map(len, PROGRAMS))
-    listing = "\n".join(f"  {name:<{width}}  {help_line}" for name, (_, help_line) in PROGRAMS.items())
-    parser = argparse.ArgumentParser(
-        prog="vgssl",
-        description="Where am I on Earth? Visual geo-localization with self-supervised descriptors.",
-        epilog=f"programs:\n{listing}\n\n`vgssl PROGRAM --help` tells its options.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("program", choices=PROGRAMS, metavar="PROGRAM", help="one of the programs below")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name = parser.parse_args(given[:1]).program
-    return guarded(lambda: importlib.import_module(PROGRAMS[name][0]).main(given[1:]))
+    description = "Where am I on Earth? Visual geo-localization with self-supervised descriptors."
+    helps = {name: help_line for name, (_, help_line) in PROGRAMS.items()}
+    name, rest = choose("vgssl", description, "program", helps, arguments)
+    return guarded(lambda: importlib.import_module(PROGRAMS[name][0]).main(rest))
 
 
 if __name__ == "__main__":

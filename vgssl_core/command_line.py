@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import itertools
@@ -141,6 +142,37 @@ def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:
             item = f"{flag}={json.dumps(values)}"
         joined.append(item)
     return joined
+
+
+def choose(
+    program: str, description: str, what: str, helps: Mapping[str, str], arguments: Sequence[str] | None
+) -> tuple[str, list[str]]:
+    """Which of several programs or actions the first argument names.
+
+    Args:
+        program: Name for the help, for example ``vgssl map``.
+        description: The first line of the help.
+        what: What is chosen, in one word, for example ``action``.
+        helps: Name → one line of help.
+        arguments: Command line without the program's name; None takes the process's own.
+
+    Returns:
+        The name, and the arguments behind it.
+
+    Raises:
+        SystemExit: 0 after ``--help``, 2 for no name or an unknown one.
+    """
+    width = max(map(len, helps))
+    listing = "\n".join(f"  {name:<{width}}  {line}" for name, line in helps.items())
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=f"{what}s:\n{listing}\n\n`{program} {what.upper()} --help` tells its options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=helps, metavar=what.upper(), help=f"one of the {what}s below")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return parser.parse_args(given[:1]).name, given[1:]
 
 
 def run(
