@@ -113,14 +113,16 @@ def _export(config: ExportConfig) -> None:
 
 def _check(config: ExportConfig) -> None:
     """Refuse settings that cannot work before anything is computed."""
+    from vgssl_core.models.precisions import check_default
+
     if config.out.exists() and not config.replace and (not config.out.is_dir() or any(config.out.iterdir())):
         raise BundleError(f"{config.out} exists already: give another --out, or --replace true.")
     if config.default_precision not in ["fp32", *config.precision]:
         raise ConfigError(f"--default_precision {config.default_precision} needs it among --precision.")
     if config.calibration_images < 1:
         raise ConfigError(f"--calibration_images {config.calibration_images}: give at least 1.")
-    if config.default_precision == "int8" and config.data is None:
-        raise ConfigError("int8 becomes the default only where its recall is known: give --data, a place set.")
+    if config.data is None:
+        check_default(config.default_precision, {})  # nothing will be measured
 
 
 def _calibration(config: ExportConfig, source: Exportable) -> list[Path]:
