@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.errors import DataError, MapError
+from vgssl_core.geodesy import LocalFrame
 from vgssl_core.geomap.blocks import Blocks, StoredBlocks
 from vgssl_core.geomap.exact import ExactSearch
 from vgssl_core.geomap.index.entry import parse_index
@@ -35,7 +36,26 @@ class Matches:
     distances: NDArray[np.float32]
 
 
-class GeoMap:
+class InMapFrame:
+    """Whatever has its positions in a map's frame.
+
+    Attributes:
+        datum: Origin of the frame; None for a local map.
+    """
+
+    datum: LocalFrame | None
+
+    def to_wgs84(
+        self, positions_m: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Latitude, longitude and altitude of (..., 3) positions in the map's frame; NaN for a local map."""
+        if self.datum is None:
+            unknown = np.full(np.shape(positions_m)[:-1], np.nan)
+            return unknown, unknown, unknown
+        return self.datum.to_wgs84(positions_m)
+
+
+class GeoMap(InMapFrame):
     """A map in memory; its arrays are mapped from the files and read as they are needed.
 
     Attributes:
@@ -169,15 +189,6 @@ class GeoMap:
         """Size of the segments and of the index on disk."""
         segments = sum(entry["bytes"] for segment in self.manifest.segments for entry in segment.files.values())
         return segments + (0 if self.index is None else self.index.bytes)
-
-    def to_wgs84(
-        self, positions_m: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Latitude, longitude and altitude of (..., 3) positions in the map's frame; NaN for a local map."""
-        if self.datum is None:
-            unknown = np.full(np.shape(positions_m)[:-1], np.nan)
-            return unknown, unknown, unknown
-        return self.datum.to_wgs84(positions_m)
 
 
 def load_map(path: str | Path, verify: bool = False) -> GeoMap:

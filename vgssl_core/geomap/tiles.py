@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.errors import ConfigError, DataError, MapError
-from vgssl_core.geomap.geo_map import GeoMap, Matches
+from vgssl_core.geomap.geo_map import GeoMap, InMapFrame, Matches
 from vgssl_core.geomap.manifest import Manifest, SegmentEntry, read_manifest
 from vgssl_core.geomap.positions import POSE_DTYPE
 from vgssl_core.geomap.records import read_sources
@@ -23,7 +23,7 @@ _POSE_BYTES = POSE_DTYPE.itemsize + 4 * 8
 _log = logging.getLogger(__name__)
 
 
-class TiledMap:
+class TiledMap(InMapFrame):
     """Stands in for a `GeoMap` in a `Localizer`: indices count through the whole map, the loaded tiles are searched.
 
     A tile is a segment of the map; `build_map` and `compact` cut them by ``tile_m``. `move_to` decides which are
@@ -115,15 +115,6 @@ class TiledMap:
         # Tiles come in ascending order, and among equal distances the lower index goes first.
         nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
         return Matches(np.take_along_axis(indices, nearest, 1), np.take_along_axis(distances, nearest, 1))
-
-    def to_wgs84(
-        self, positions_m: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Latitude, longitude and altitude of (..., 3) positions in the map's frame; NaN for a local map."""
-        if self.datum is None:
-            unknown = np.full(np.shape(positions_m)[:-1], np.nan)
-            return unknown, unknown, unknown
-        return self.datum.to_wgs84(positions_m)
 
     def owners(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Number of the tile of each image, and the image's place in it.
