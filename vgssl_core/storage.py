@@ -30,10 +30,10 @@ _SYNCED_AT_ONCE = 8
 _YAML_LIMIT_BYTES = 16_000_000
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+def sha256(source: Path | int) -> str:
+    """Hex SHA-256 of a file's bytes: of a path, or of an open descriptor from where it stands, which stays open."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(source, "rb", closefd=not isinstance(source, int)) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

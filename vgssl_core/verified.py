@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import time
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from vgssl_core.errors import VgsslError
 from vgssl_core.remembered import remember, remembers
+from vgssl_core.storage import sha256 as sha256_of
 
-_BLOCK_BYTES = 1 << 20
 #: A change within the same tick of a file system's clock leaves the same times. Most tick at least a hundred times per
 #: second; where only whole seconds are stored, as on memory cards, a tick is up to two seconds.
 _FINE_TICK_NS, _COARSE_TICK_NS = 10_000_000, 2_000_000_000
@@ -56,7 +55,7 @@ def require_unaltered(
         if not always and remembers(subject, state):
             return False
         began_ns = time.time_ns()
-        if _digest(descriptor) != sha256 or _state(os.fstat(descriptor), sha256) != state:
+        if sha256_of(descriptor) != sha256 or _state(os.fstat(descriptor), sha256) != state:
             raise error(f"{path} does not match its checksum: it is damaged or altered. {remedy}")
         if _is_settled(status, began_ns):
             # What was read may be in memory only: after a power cut the same times could stand over other bytes.
@@ -89,10 +88,3 @@ def _is_settled(status: os.stat_result, now_ns: int) -> bool:
     """Whether every later change will show in the file's times."""
     coarse = status.st_ctime_ns % 1_000_000_000 == 0
     return now_ns - status.st_ctime_ns > (_COARSE_TICK_NS if coarse else _FINE_TICK_NS)
-
-
-def _digest(descriptor: int) -> str:
-    digest = hashlib.sha256()
-    while block := os.read(descriptor, _BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
