@@ -18,6 +18,7 @@ from vgssl_core.geomap.index.search import IndexedSearch
 QUERY_CORRELATION = 0.6
 QUERIES = 1000
 _POOL = 4096
+_WANTED = 10
 
 
 def simulated_queries(blocks: Blocks, count: int = QUERIES, seed: int = 0) -> NDArray[np.float32]:
@@ -58,7 +59,7 @@ def recall(search: IndexedSearch, queries: NDArray[np.float32], truth: NDArray[n
 
 def true_distances(blocks: Blocks, queries: NDArray[np.float32]) -> NDArray[np.float32]:
     """(Q, 10) distances of the nearest images by exact search; fewer columns where the map is smaller."""
-    return ExactSearch(blocks).search(queries, min(10, len(blocks)))[1]
+    return ExactSearch(blocks).search(queries, min(_WANTED, len(blocks)))[1]
 
 
 def latency_ms(search: ExactSearch | IndexedSearch, queries: NDArray[np.float32], k: int) -> tuple[float, float]:
@@ -73,11 +74,10 @@ def latency_ms(search: ExactSearch | IndexedSearch, queries: NDArray[np.float32]
 
 
 def measure(
-    search: IndexedSearch, path: Path, queries: NDArray[np.float32], truth: NDArray[np.float32]
+    search: IndexedSearch, path: Path, queries: NDArray[np.float32], found: tuple[float, float]
 ) -> IndexQuality:
-    """Everything that the manifest says about an index; latency is of a search for 10 images."""
-    found = recall(search, queries, truth)
-    p50_ms, p99_ms = latency_ms(search, queries, truth.shape[1])
+    """Everything that the manifest says about an index, with its `recall`; latency is of a search for 10 images."""
+    p50_ms, p99_ms = latency_ms(search, queries, min(_WANTED, len(search)))
     return IndexQuality(
         *(round(value, 4) for value in found),
         round(p50_ms, 4),

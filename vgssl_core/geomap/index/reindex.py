@@ -88,4 +88,4 @@ def _tuned(path: Path, entry: IndexEntry, blocks: Blocks, seed: int) -> IndexEnt
         _log.info("%s: recall@1 %.4f, @10 %.4f.", tried.parameters, *found)
         if found[0] >= TARGET_RECALL:
             break
-    return replace(tried, quality=measure(search, path, queries, truth))
+    return replace(tried, quality=measure(search, path, queries, found))
