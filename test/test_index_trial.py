@@ -34,8 +34,14 @@ def unit_rows(count: int = COUNT, dimension: int = DIMENSION) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+FACTORIES = {"hnsw": "HNSW8,SQ8", "ivf_rabitq": "RR,IVF8,RaBitQ"}
+
+
 def make_index(kind: str) -> Any:
-    factory = {"hnsw": "HNSW8,SQ8", "ivf_rabitq": "RR,IVF8,RaBitQ,Refine(SQ8)"}[kind]
+    return filled(FACTORIES[kind])
+
+
+def filled(factory: str) -> Any:
     index = faiss.index_factory(DIMENSION, factory)
     index.train(unit_rows())
     index.add(unit_rows())
@@ -71,6 +77,7 @@ def test_a_file_of_another_kind_never_reaches_native_code(tmp_path: Path, childr
         lambda: path.write_bytes(b""),
         lambda: path.write_bytes(b"\x93NUMPY"),
         lambda: write_index(path, faiss.IndexFlatL2(DIMENSION)),
+        lambda: write_index(path, filled("RR,IVF8,RaBitQ,Refine(SQ8)")),
     ]
     for make in others:
         make()
@@ -120,7 +127,7 @@ def spoil_repeated(index: Any) -> None:
 
 
 def spoil_transform(index: Any) -> None:
-    transform = faiss.downcast_VectorTransform(faiss.downcast_index(index.base_index).chain.at(0))
+    transform = faiss.downcast_VectorTransform(index.chain.at(0))
     faiss.rev_swig_ptr(transform.A.data(), 1)[0] = np.nan
 
 

@@ -21,9 +21,8 @@ from vgssl_core.remembered import remember, remembers
 if TYPE_CHECKING:
     from types import ModuleType
 
-#: Kind of index → FAISS's names of types, with which its file may begin: a graph over scalar codes; turned lists, or
-#: such that are refined.
-FILE_BEGINNINGS = {"hnsw": (b"IHNs",), "ivf_rabitq": (b"IxPT", b"IxRF")}
+#: Kind of index → FAISS's name of the type, with which its file begins: a graph over scalar codes, or turned lists.
+FILE_BEGINNINGS = {"hnsw": b"IHNs", "ivf_rabitq": b"IxPT"}
 _QUERIES, _NEIGHBOURS = 8, 10
 _SPARE_BYTES = 1 << 29
 _START_S, _BYTES_PER_S = 60, 5_000_000
@@ -68,7 +67,7 @@ def _check_beginning(path: Path, kind: str) -> None:
             beginning = file.read(4)
     except OSError as problem:
         raise MapError(f"Cannot read {path}: {problem.strerror}. {_REMEDY}") from problem
-    if beginning not in FILE_BEGINNINGS.get(kind, ()):
+    if beginning != FILE_BEGINNINGS.get(kind):
         raise MapError(f"{path} begins with {beginning!r} and is no index of type {kind}. {_REMEDY}")
 
 
@@ -118,21 +117,17 @@ def _examine_graph(faiss: ModuleType, index: Any) -> None:
 
 
 def _examine_lists(faiss: ModuleType, index: Any) -> None:
-    """The inverted lists hold every vector once, and what refines their answers has all of them."""
-    dimension, count = index.d, index.ntotal
-    if isinstance(index, faiss.IndexRefine):
-        _examine_vectors(faiss, index.refine_index, dimension, count)
-        index = faiss.downcast_index(index.base_index)
-    while isinstance(index, faiss.IndexPreTransform):
-        for step in range(index.chain.size()):
-            transform = faiss.downcast_VectorTransform(index.chain.at(step))
-            _require(isinstance(transform, faiss.LinearTransform), f"it transforms by {type(transform).__name__}")
-            values = _values(faiss, transform.A)
-            _require(len(values) == transform.d_in * transform.d_out, "a transformation is of another size")
-            _require(bool(np.isfinite(values).all()), "a transformation is not finite")
-        index = faiss.downcast_index(index.index)
-    kinds = tuple(getattr(faiss, name) for name in ("IndexIVFRaBitQ", "IndexIVFRaBitQFastScan") if hasattr(faiss, name))
-    _require(isinstance(index, kinds) and index.ntotal == count, f"it is a {type(index).__name__}")
+    """A transformation is whole, and the inverted lists behind it hold every vector once."""
+    count = index.ntotal
+    _require(isinstance(index, faiss.IndexPreTransform), f"it is a {type(index).__name__}")
+    for step in range(index.chain.size()):
+        transform = faiss.downcast_VectorTransform(index.chain.at(step))
+        _require(isinstance(transform, faiss.LinearTransform), f"it transforms by {type(transform).__name__}")
+        values = _values(faiss, transform.A)
+        _require(len(values) == transform.d_in * transform.d_out, "a transformation is of another size")
+        _require(bool(np.isfinite(values).all()), "a transformation is not finite")
+    index = faiss.downcast_index(index.index)
+    _require(isinstance(index, faiss.IndexIVFRaBitQ) and index.ntotal == count, f"it is a {type(index).__name__}")
     lists = index.invlists
     _require(index.nlist == lists.nlist and 1 <= index.nlist <= count, f"it has {lists.nlist} lists")
     _examine_vectors(faiss, index.quantizer, index.d, index.nlist)
@@ -149,13 +144,9 @@ def _examine_lists(faiss: ModuleType, index: Any) -> None:
 
 
 def _examine_vectors(faiss: ModuleType, storage: Any, dimension: int, count: int) -> None:
-    """A part of an index has all of its vectors; it is flat, or a graph over a flat one."""
+    """A part of an index is flat and has all of its vectors."""
     storage = faiss.downcast_index(storage)
     _require(storage.d == dimension and storage.ntotal == count, "its vectors are of another number or length")
-    if isinstance(storage, faiss.IndexHNSW):
-        _require(not isinstance(faiss.downcast_index(storage.storage), faiss.IndexHNSW), "its graphs are nested")
-        _examine_graph(faiss, storage)
-        return
     _require(isinstance(storage, faiss.IndexFlatCodes), f"its vectors lie in a {type(storage).__name__}")
     _require(storage.codes.size() == storage.ntotal * storage.code_size, "its vectors are cut off")
     if isinstance(storage, faiss.IndexFlat):
