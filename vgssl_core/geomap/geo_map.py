@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from vgssl_core.errors import DataError, MapError
 from vgssl_core.geodesy import LocalFrame
 from vgssl_core.geomap.blocks import Blocks, StoredBlocks
-from vgssl_core.geomap.exact import ExactSearch
 from vgssl_core.geomap.index.entry import parse_index
-from vgssl_core.geomap.index.search import open_search
+from vgssl_core.geomap.index.search import IndexedSearch, open_search
 from vgssl_core.geomap.manifest import Manifest, with_manifest
 from vgssl_core.geomap.positions import FARTHEST_M
 from vgssl_core.geomap.records import read_sources
@@ -111,10 +110,6 @@ class GeoMap(InMapFrame):
         return self.poses["yaw"].astype(np.float64)
 
     @functools.cached_property
-    def _exact(self) -> ExactSearch:
-        return self._search if isinstance(self._search, ExactSearch) else ExactSearch(self._blocks)
-
-    @functools.cached_property
     def _region(self) -> RegionSearch:
         return RegionSearch(self._blocks, self.poses)
 
@@ -134,7 +129,8 @@ class GeoMap(InMapFrame):
             DataError: A descriptor is not finite, or k < 1.
         """
         queries = self._queries(descriptors, k)
-        return Matches(*(self._exact if exact else self._search).search(queries, min(k, len(self))))
+        search = self._search.exact if exact and isinstance(self._search, IndexedSearch) else self._search
+        return Matches(*search.search(queries, min(k, len(self))))
 
     def search_near(
         self, descriptors: NDArray[np.floating], k: int, x_m: float, y_m: float, radius_m: float

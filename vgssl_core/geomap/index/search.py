@@ -55,7 +55,8 @@ class IndexedSearch:
         return len(self.blocks)
 
     @functools.cached_property
-    def _exact(self) -> ExactSearch:
+    def exact(self) -> ExactSearch:
+        """Exact search over the same descriptors."""
         return ExactSearch(self.blocks)
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -82,7 +83,7 @@ class IndexedSearch:
             if len(few) < len(candidates):
                 indices[part], distances[part] = rank(self.blocks, queries[part], candidates, k)
             if len(few):
-                indices[few], distances[few] = self._exact.search(queries[few], k)
+                indices[few], distances[few] = self.exact.search(queries[few], k)
         return indices, distances
 
     def _candidates(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
