@@ -74,3 +74,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a place set: 6 database images 30 m apart and 2 queries that equal the first ones."""
     return make_place_set(tmp_path_factory.mktemp("tiny") / "places")
+
+
+@pytest.fixture(scope="session")
+def tiny_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a map of 40 images around Prague, 16-dimensional. Copy it before changing it."""
+    from map_support import PRAGUE, positions, unit_rows
+
+    from vgssl_core.geomap import build_map
+
+    folder = tmp_path_factory.mktemp("map") / "map"
+    build_map(folder, unit_rows(40), "model-a", positions(40, PRAGUE), bundle_path=folder.parent / "b", source="a test")
+    return folder

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from vgssl_core import geodesy
+from vgssl_core.faiss_package import load_faiss
 from vgssl_core.geomap import MapPositions
 from vgssl_core.geomap.manifest import read_manifest
 from vgssl_core.geomap.segment import read_rows
+from vgssl_core.sealed import SEAL, write_sealed
+from vgssl_core.storage import sha256
 
 PRAGUE = geodesy.LocalFrame(50.0, 14.4, 200.0)
+#: Whether FAISS is used: both ways where it is installed.
+ENGINES = [False, True] if load_faiss() is not None else [False]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,3 +104,49 @@ def only_the_map_is_left(path: Path) -> None:
     manifest = read_manifest(path)
     assert sorted(os.listdir(path)) == ["map.yaml", "segments"]
     assert sorted(os.listdir(path / "segments")) == sorted(item.name for item in manifest.segments)
+
+
+def unit_rows(count: int, dimension: int = 16, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dimension))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def positions(count: int, datum: geodesy.LocalFrame | None = None, seed: int = 0, **changes: Any) -> MapPositions:
+    """Random positions within 1 km of a datum, or local ones."""
+    rng = np.random.default_rng(seed)
+    enu = np.concatenate([rng.uniform(-1000, 1000, (count, 2)), rng.uniform(0, 20, (count, 1))], axis=1)
+    unknown = np.full(count, np.nan)
+    latitude, longitude, altitude = (unknown, unknown, enu[:, 2]) if datum is None else datum.to_wgs84(enu)
+    values: dict[str, Any] = {
+        "latitude_deg": latitude,
+        "longitude_deg": longitude,
+        "altitude_m": altitude,
+        "heading_deg": rng.uniform(0, 360, count),
+        "stamp_ns": np.arange(count, dtype=np.int64),
+        "source": tuple(f"image {number}" for number in range(count)),
+        "planar_m": enu[:, :2],
+    }
+    return MapPositions(**(values | changes))
+
+
+def segment_file(folder: Path, name: str) -> Path:
+    return next((folder / "segments").glob(f"*/{name}"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = yaml.safe_load((folder / "map.yaml").read_text())
+    change(content)
+    content.pop(SEAL)
+    write_sealed(folder / "map.yaml", content)
+
+
+def repair(folder: Path) -> None:
+    """Make the checksums fit what the files hold now, as a hostile author would."""
+
+    def update(content: dict[str, Any]) -> None:
+        for segment in content["segments"]:
+            for name, entry in segment["files"].items():
+                path = folder / "segments" / segment["id"] / name
+                entry.update(sha256=sha256(path), bytes=path.stat().st_size)
+
+    edit(folder, update)

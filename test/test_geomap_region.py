@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from map_support import ENGINES, positions, unit_rows
 from numpy.typing import NDArray
-from test_geomap import ENGINES, positions, unit_rows
 
 from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap import POSE_DTYPE, build_map, load_map
