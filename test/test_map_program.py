@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import training.map
 import training.map_changes
 import training.map_derived
 from vgssl_core.geomap import load_map
-from vgssl_core.geomap.manifest import read_manifest
+from vgssl_core.geomap.manifest import Manifest, read_manifest
+
+WRITE = Manifest.write
 
 
 @pytest.fixture
@@ -65,6 +68,49 @@ def test_images_are_added_with_the_bundle_that_the_map_remembers(
     assert sorted(found[:, 1].tolist()) == [6, 7, 8]
     assert indexed == []
     assert sorted(item.name for item in path.iterdir()) == ["map.yaml", "segments"]
+
+
+def switch_and_stop(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest, and go no further: as if killed there, but for what the process itself may tidy up."""
+    WRITE(manifest, folder)
+    raise KeyboardInterrupt
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("tile_m", [0, 50])
+@pytest.mark.parametrize(
+    ("where", "instead", "work"),
+    [
+        ("vgssl_core.geomap.manifest.Manifest.write", switch_and_stop, True),
+        ("training.map_changes.describe", stop, False),
+    ],
+)
+def test_images_are_in_the_map_once_though_the_command_was_stopped_after_the_switch(
+    where: str,
+    instead: Callable,
+    work: bool,
+    tile_m: int,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = make_place_set(tmp_path / "more", count=3)
+    assert run("compact", path, "--tile_m", tile_m) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(where, instead)
+        assert run("add", path, "--data", more) != 0
+    assert len(load_map(path)) == 9
+    assert any(path.glob(".building-*")) == work
+    stopped = read_manifest(path)
+    assert run("add", path, "--data", more) == 0
+    assert "added       0 images" in capsys.readouterr().out
+    assert read_manifest(path) == stopped
+    assert sorted(item.name for item in path.iterdir()) == ["map.yaml", "segments"]
+    assert {item.name for item in (path / "segments").iterdir()} == {item.name for item in stopped.segments}
 
 
 def test_an_index_lasts_until_what_it_covers_is_changed(

@@ -77,9 +77,10 @@ def add(config: AddConfig) -> None:
     on_error = "skip" if config.skip_damaged else "raise"
     with embedded_in_shards(config.map, embedder, images, config.batch_size, on_error, config.shard_images) as embedded:
         positions = images.positions.subset(embedded.kept)
+        count_before = read_manifest(config.map).count
         manifest = add_images(config.map, embedded.descriptors, embedder.model_id, positions)
     print("\n".join(describe(load_map(config.map))))
-    print(f"added       {len(positions)} images")
+    print(f"added       {manifest.count - count_before} images")
     covered = set(manifest.index.get("segments", ()))
     beside = sum(segment.count for segment in manifest.segments if segment.name not in covered)
     if covered and beside:

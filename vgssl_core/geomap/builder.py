@@ -105,7 +105,7 @@ def manifest_of(segments: Sequence[SegmentEntry], **content: Any) -> Manifest:
 
 def stamped(manifest: Manifest) -> Manifest:
     """The manifest with the identity of its segments and the time of now."""
-    checksums = [entry["sha256"] for segment in manifest.segments for entry in segment.files.values()]
+    checksums = [checksum for segment in manifest.segments for checksum in segment.checksums]
     identity = hashlib.sha256("\n".join([manifest.model_id, *checksums]).encode()).hexdigest()
     return replace(manifest, map_id=identity, created=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 

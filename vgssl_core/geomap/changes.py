@@ -38,7 +38,8 @@ def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: Ma
     """Add images after those that are there: one more segment, or in a map of tiles one more per tile.
 
     The frame stays: its datum is the map's. An index goes on covering what it covered; the new images are searched
-    exactly beside it.
+    exactly beside it. A segment that the map has already is not added again, so that a program that was killed after
+    the map's switch can be run again.
 
     Args:
         path: The map's folder.
@@ -47,7 +48,7 @@ def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: Ma
         positions: Where the N images were taken.
 
     Returns:
-        The map's new manifest.
+        The map's new manifest; the old one where it has all the images already.
 
     Raises:
         DataError: Positions or descriptors that no map can hold.
@@ -61,7 +62,12 @@ def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: Ma
         _require_fit(path, old, model_id, int(descriptors.shape[1]), positions)
         rows = MapRows(DescriptorRows([descriptors]), positions.poses(old.datum), positions)
         added = write_segments(path, rows, old.precision, old.tile_m, "add")
-        return _switch(path, old, [*old.segments, *added], old.index)
+        there = {segment.checksums for segment in old.segments}
+        new = [segment for segment in added if segment.checksums not in there]
+        if len(new) < len(added):
+            known = len(rows) - sum(segment.count for segment in new)
+            _log.info("Map %s has %d of the %d images already: they are not added again.", path, known, len(rows))
+        return _switch(path, old, [*old.segments, *new], old.index) if new else old
 
 
 def remove_images(path: str | Path, which: Choice, map_id: str | None = None) -> Manifest:

@@ -48,6 +48,11 @@ class SegmentEntry:
     high_m: tuple[float, float]
     files: dict[str, dict[str, Any]]
 
+    @property
+    def checksums(self) -> tuple[str, ...]:
+        """Of its files: segments of the same ones hold the same images, at the same places."""
+        return tuple(self.files[file]["sha256"] for file in SEGMENT_FILES)
+
 
 @dataclass(frozen=True)
 class Manifest:
