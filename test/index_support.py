@@ -13,7 +13,7 @@ from vgssl_core.geomap.index.entry import IndexEntry, IndexQuality
 
 faiss = load_faiss()
 needs_faiss = pytest.mark.skipif(faiss is None, reason="FAISS is not installed")
-KINDS = ["hnsw", "hnsw_small", "ivf_rabitq"]
+KINDS = ["hnsw", "ivf_pq"]
 COUNT, DIMENSION = 700, 24
 
 

@@ -92,7 +92,7 @@ def worker() -> Iterator[Worker]:
 
 #: Kind of sound folder → what the worker does with it. Verification reads every index in a child process again, which
 #: takes a hundred times longer than all else.
-USE = {"map": "map", "bundle": "bundle", "hnsw": "indexed map", "ivf_rabitq": "indexed map"}
+USE = {"map": "map", "bundle": "bundle", "hnsw": "indexed map", "ivf_pq": "indexed map"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ TARGETS = {
     "map poses": Target("map", "segments/*/poses.npy", 27, 300),
     "map descriptors": Target("map", "segments/*/descriptors.npy", 27, 300),
     "index graph": Target("hnsw", "index-*.faiss", 4, 100),
-    "index lists": Target("ivf_rabitq", "index-*.faiss", 4, 100),
+    "index lists": Target("ivf_pq", "index-*.faiss", 4, 100),
     "bundle network": Target("bundle", "model.onnx", 6, 200),
     "bundle samples": Target("bundle", "samples/*", 24, 250),
 }
@@ -153,10 +153,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     build(root / "map", 30, 8)
     make_bundle(root / "bundle", dimension=8, width=16, height=12)
     if load_faiss() is not None:
-        for kind in ("hnsw", "ivf_rabitq"):
+        for kind in ("hnsw", "ivf_pq"):
             build(root / kind, 200, 16)
             reindex(root / kind, kind)
-    return {name: root / name for name in ("map", "bundle", "hnsw", "ivf_rabitq")}
+    return {name: root / name for name in ("map", "bundle", "hnsw", "ivf_pq")}
 
 
 def build(folder: Path, count: int, dimension: int) -> None:
@@ -177,7 +177,7 @@ def failures_of(outcomes: dict[str, str]) -> dict[str, str]:
     return {name: outcome for name, outcome in outcomes.items() if not outcome.startswith(GOOD)}
 
 
-@pytest.mark.parametrize("name", ["map", "bundle", "hnsw", "ivf_rabitq"])
+@pytest.mark.parametrize("name", ["map", "bundle", "hnsw", "ivf_pq"])
 def test_what_is_sound_is_loaded(name: str, sound: dict[str, Path], worker: Worker) -> None:
     if not sound[name].is_dir():
         pytest.skip("FAISS is not installed")

@@ -53,11 +53,11 @@ def plain(tmp_path: Path) -> Path:
         (10_000, 1024, None, "exact", "one by one"),
         (60_000, 256, None, "exact", "one by one"),
         (100_000, 256, None, "hnsw", "400 MB are given"),
-        (100_000, 256, 40, "hnsw_small", "40 MB are given"),
-        (1_000_000, 256, None, "hnsw_small", "400 MB are given"),
+        (100_000, 256, 40, "ivf_pq", "40 MB are given"),
+        (1_000_000, 256, None, "ivf_pq", "400 MB are given"),
         (1_000_000, 256, 1000, "hnsw", "1000 MB are given"),
-        (1_000_000, 256, 100, "ivf_rabitq", "100 MB are given"),
-        (1_000_000, 256, 10, "exact", "even in ivf_rabitq"),
+        (1_000_000, 256, 100, "ivf_pq", "100 MB are given"),
+        (1_000_000, 256, 10, "exact", "even in ivf_pq"),
         (1, 1, 0.001, "exact", "one by one"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_new_index_replaces_the_old_one_which_its_readers_keep(plain: Path) ->
     reader, first = load_map(plain), entry_of(plain)
     queries = unit_rows(20, DIMENSION, 4)
     before = reader.search(queries, 5)
-    second = reindex(plain, "ivf_rabitq")
+    second = reindex(plain, "ivf_pq")
     assert second is not None
     assert second.count == COUNT
     assert sorted(os.listdir(plain)) == sorted(["map.yaml", "segments", second.file])
@@ -208,7 +208,7 @@ from vgssl_core.geomap import reindex
 print("ready", flush=True)
 while True:
     reindex(sys.argv[1], "hnsw")
-    reindex(sys.argv[1], "ivf_rabitq")
+    reindex(sys.argv[1], "ivf_pq")
 """
 
 

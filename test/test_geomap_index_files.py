@@ -46,7 +46,7 @@ def test_the_same_descriptors_and_seed_give_the_same_inverted_file(tmp_path: Pat
     blocks = Blocks([unit_rows(500, 16)])
     files = []
     for number, seed in enumerate((1, 1, 2)):
-        write_index(blocks, "ivf_rabitq", tmp_path / f"{number}", seed)
+        write_index(blocks, "ivf_pq", tmp_path / f"{number}", seed)
         files.append((tmp_path / f"{number}").read_bytes())
     assert files[0] == files[1] != files[2]
 
@@ -74,8 +74,8 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PARAMETERS_OF = {
-    **{kind: {"ef_search": 16, "refine_factor": 1} for kind in ("hnsw", "hnsw_small")},
-    "ivf_rabitq": {"lists": 128, "probes": 2, "refine_factor": 4},
+    "hnsw": {"ef_search": 16, "refine_factor": 1},
+    "ivf_pq": {"lists": 128, "probes": 2, "refine_factor": 4},
 }
 
 
@@ -97,7 +97,7 @@ def test_an_index_that_does_not_fit_its_map_is_refused_with_the_remedy(
             if kind != entry.kind
         ),
     ]
-    if entry.kind == "ivf_rabitq":
+    if entry.kind == "ivf_pq":
         wrong.append((replace(entry, parameters={**entry.parameters, "lists": 3}), DIMENSION))
     for changed, dimension in wrong:
         with pytest.raises(MapError, match="vgssl map index"):
@@ -122,7 +122,7 @@ def test_an_index_of_another_kind_with_a_good_checksum_is_refused(tmp_path: Path
 
 
 GOOD = {
-    "type": "ivf_rabitq",
+    "type": "ivf_pq",
     "file": "index-0123456789ab.faiss",
     "sha256": "0" * 64,
     "bytes": 1000,
@@ -205,7 +205,7 @@ def test_without_faiss_a_map_with_an_index_says_what_to_do_and_one_without_answe
 
 @needs_faiss
 def test_a_faiss_that_is_too_old_is_named(indexed: Path, monkeypatch: Any) -> None:
-    for name in ("IndexIVFRaBitQ", "IndexHNSWSQ"):
+    for name in ("IndexIVFPQFastScan", "IndexHNSWSQ"):
         monkeypatch.delattr(faiss, name)
     with pytest.raises(MapError, match=f"newer FAISS than {faiss.__version__}"):
         load_map(indexed)

@@ -34,7 +34,7 @@ def unit_rows(count: int = COUNT, dimension: int = DIMENSION) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-FACTORIES = {"hnsw": "HNSW8,SQ8", "ivf_rabitq": "RR,IVF8,RaBitQ"}
+FACTORIES = {"hnsw": "HNSW8,SQ8", "ivf_pq": "PCAR16,IVF8,PQ8x4fs"}
 
 
 def make_index(kind: str) -> Any:
@@ -43,6 +43,8 @@ def make_index(kind: str) -> Any:
 
 def filled(factory: str) -> Any:
     index = faiss.index_factory(DIMENSION, factory)
+    if isinstance(index, faiss.IndexPreTransform):
+        faiss.downcast_index(index.index).by_residual = False
     index.train(unit_rows())
     index.add(unit_rows())
     return index
@@ -54,7 +56,7 @@ def write_index(path: Path, index: Any) -> str:
 
 
 @needs_faiss
-@pytest.mark.parametrize("kind", ["hnsw", "ivf_rabitq"])
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
 def test_a_good_index_is_read_once_in_a_child(kind: str, tmp_path: Path, children: list[str]) -> None:
     checksum = write_index(tmp_path / "a.faiss", make_index(kind))
     for _ in range(2):
@@ -77,12 +79,12 @@ def test_a_file_of_another_kind_never_reaches_native_code(tmp_path: Path, childr
         lambda: path.write_bytes(b""),
         lambda: path.write_bytes(b"\x93NUMPY"),
         lambda: write_index(path, faiss.IndexFlatL2(DIMENSION)),
-        lambda: write_index(path, filled("RR,IVF8,RaBitQ,Refine(SQ8)")),
+        lambda: write_index(path, filled("RR,IVF8,SQ8,Refine(SQ8)")),
     ]
     for make in others:
         make()
-        with pytest.raises(MapError, match="is no index of type ivf_rabitq"):
-            try_index(path, "ivf_rabitq", DIMENSION, COUNT, "")
+        with pytest.raises(MapError, match="is no index of type ivf_pq"):
+            try_index(path, "ivf_pq", DIMENSION, COUNT, "")
     path.unlink()
     with pytest.raises(MapError, match="Cannot read"):
         try_index(path, "hnsw", DIMENSION, COUNT, "")
@@ -131,6 +133,30 @@ def spoil_transform(index: Any) -> None:
     faiss.rev_swig_ptr(transform.A.data(), 1)[0] = np.nan
 
 
+def lists_of(index: Any) -> Any:
+    return faiss.downcast_index(index.index)
+
+
+def spoil_centre(index: Any) -> None:
+    faiss.rev_swig_ptr(lists_of(index).pq.centroids.data(), 1)[0] = np.inf
+
+
+def spoil_parts(index: Any) -> None:
+    lists_of(index).M2 += 2
+
+
+def spoil_scan(index: Any) -> None:
+    lists_of(index).bbs = 64
+
+
+def spoil_bits(index: Any) -> None:
+    lists_of(index).pq.nbits = 8
+
+
+def spoil_residual(index: Any) -> None:
+    lists_of(index).by_residual = True
+
+
 def spoil_metric(index: Any) -> None:
     index.metric_type = faiss.METRIC_INNER_PRODUCT
 
@@ -140,7 +166,8 @@ def spoil_metric(index: Any) -> None:
     ("kind", "spoil"),
     [
         *(("hnsw", spoil) for spoil in (spoil_link, spoil_level, spoil_offset, spoil_entry, spoil_top, spoil_count)),
-        *(("ivf_rabitq", spoil) for spoil in (spoil_member, spoil_repeated, spoil_transform, spoil_metric)),
+        *(("ivf_pq", spoil) for spoil in (spoil_member, spoil_repeated, spoil_transform, spoil_metric)),
+        *(("ivf_pq", spoil) for spoil in (spoil_centre, spoil_parts, spoil_scan, spoil_bits, spoil_residual)),
     ],
 )
 def test_an_index_with_one_wrong_number_is_refused(
@@ -153,8 +180,37 @@ def test_an_index_with_one_wrong_number_is_refused(
     # Not every version of FAISS looks at all that it reads: the examination is tried on what a lenient one would give.
     monkeypatch.setattr(faiss, "read_index", lambda path: index)
     monkeypatch.setattr(trial, "limit_memory", lambda more_bytes: None)
-    with pytest.raises(ValueError, match=r"\bit\b|its|list|link|a transformation is not finite"):
+    with pytest.raises(ValueError, match=r"\bit\b|its|list|link"):
         read_here(str(path), kind, DIMENSION, COUNT)
+
+
+@needs_faiss
+@pytest.mark.parametrize("what", ["codes", "members", "behind"])
+def test_a_list_with_fewer_codes_than_members_is_refused(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.faiss"
+    write_index(path, make_index("ivf_pq"))
+    lengths = lengths_of(path)
+    room = 32 * 4
+    trial._examine_blocks(str(path), lengths, room)
+    content = bytearray(path.read_bytes())
+    last_codes = -(-int(lengths[-1]) // 32) * room
+    if what == "codes":
+        del content[-room:]
+        content[-last_codes - 8 + room : -last_codes + room] = (last_codes - room).to_bytes(8, "little")
+    elif what == "members":
+        at = len(content) - last_codes - 8 * int(lengths[-1]) - 16
+        content[at : at + 8] = (int(lengths[-1]) - 1).to_bytes(8, "little")
+    else:
+        content += bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"its lists do not end the file|not as many codes as members"):
+        trial._examine_blocks(str(path), lengths, room)
+
+
+def lengths_of(path: Path) -> np.ndarray:
+    index = faiss.read_index(str(path))
+    lists = lists_of(index).invlists
+    return np.array([lists.list_size(number) for number in range(lists.nlist)])
 
 
 @needs_faiss

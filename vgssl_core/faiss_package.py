@@ -71,11 +71,21 @@ def tuned_for(faiss: ModuleType, queries: int) -> Iterator[None]:
     better FAISS guesses differently from version to version.
     """
     few = queries < FEW_QUERIES
-    threads, threshold = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
-    faiss.omp_set_num_threads(1 if few else threads)
+    threshold = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 2**31 - 1 if few else 1
+    try:
+        with single_thread(faiss) if few else contextlib.nullcontext():
+            yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
+
+
+@contextlib.contextmanager
+def single_thread(faiss: ModuleType) -> Iterator[None]:
+    """FAISS computes with one thread in here."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
     try:
         yield
     finally:
         faiss.omp_set_num_threads(threads)
-        faiss.cvar.distance_compute_blas_threshold = threshold

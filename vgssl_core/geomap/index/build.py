@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vgssl_core.errors import MapError
-from vgssl_core.faiss_package import load_faiss
+from vgssl_core.faiss_package import load_faiss, single_thread
 from vgssl_core.geomap.blocks import Blocks
-from vgssl_core.geomap.index.choice import GRAPHS, Graph, lists
+from vgssl_core.geomap.index.choice import GRAPH_LINKS, lists, turned_dimension
 
 #: Efforts of search that are tried until the recall is good enough, from the least.
 EFFORTS: dict[str, tuple[dict[str, int], ...]] = {
-    "hnsw": tuple({"ef_search": ef, "refine_factor": 1} for ef in (128, 256, 512, 1024)),
-    "hnsw_small": tuple({"ef_search": ef, "refine_factor": 1} for ef in (128, 256, 512, 1024)),
-    "ivf_rabitq": tuple({"probes": probes, "refine_factor": 4} for probes in (32, 64, 128, 256, 512)),
+    "hnsw": tuple({"ef_search": ef, "refine_factor": 1} for ef in (128, 192, 256, 384, 512, 768, 1024)),
+    "ivf_pq": tuple(
+        {"probes": probes, "refine_factor": 4} for probes in (32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 384, 512)
+    ),
 }
 _ROWS_AT_ONCE = 65536
 #: Rows per list that k-means sees; FAISS asks for 39 at least, and more than this hardly moves the centres.
@@ -31,7 +32,8 @@ _TRAINING_ROWS_PER_LIST = 48
 _TRAINING_BYTES = 400_000_000
 _GRAPH_BUILD_EFFORT = 40
 _GRAPH_TRAINING_ROWS = 10_000
-_NAMES = {"ivf_rabitq": ("IndexIVFRaBitQ",), **dict.fromkeys(GRAPHS, ("IndexHNSWSQ",))}
+_CODE_BITS = 4
+_NAMES = {"hnsw": "IndexHNSWSQ", "ivf_pq": "IndexIVFPQFastScan"}
 
 
 def require_faiss(kind: str, what: str) -> ModuleType:
@@ -45,12 +47,11 @@ def require_faiss(kind: str, what: str) -> ModuleType:
         MapError: It is not installed, or too old.
     """
     faiss = load_faiss()
-    remedy = "install faiss-cpu 1.11 or newer, or have the map searched exactly: `vgssl map index MAP --kind exact`."
+    remedy = "install a newer faiss-cpu, or have the map searched exactly: `vgssl map index MAP --kind exact`."
     if faiss is None:
         raise MapError(f"{what} needs FAISS, and neither faiss-cpu nor faiss-gpu is installed: {remedy}")
-    lacking = [name for name in _NAMES[kind] if not hasattr(faiss, name)]
-    if lacking:
-        raise MapError(f"{what} needs a newer FAISS than {faiss.__version__}, which has no {lacking[0]}: {remedy}")
+    if not hasattr(faiss, _NAMES[kind]):
+        raise MapError(f"{what} needs a newer FAISS than {faiss.__version__}, which has no {_NAMES[kind]}: {remedy}")
     return faiss
 
 
@@ -73,16 +74,14 @@ def write_index(blocks: Blocks, kind: str, path: Path, seed: int = 0) -> dict[st
         MapError: FAISS is not installed or too old.
     """
     faiss = require_faiss(kind, f"An index of kind {kind}")
-    count, dimension = len(blocks), blocks.dimension
-    number = lists(count)
-    with tqdm(total=count, desc=f"index {kind}", unit="image") as bar:
-        if kind in GRAPHS:
-            index, parameters, wanted = _graph(faiss, dimension, GRAPHS[kind], seed), {}, _GRAPH_TRAINING_ROWS
-        else:
-            index, parameters = _inverted_file(faiss, dimension, number, seed), {"lists": number}
-            wanted = number * _TRAINING_ROWS_PER_LIST
+    number = lists(len(blocks))
+    with tqdm(total=len(blocks), desc=f"index {kind}", unit="image") as bar:
         bar.set_postfix_str("training")
-        index.train(_sample(blocks, min(wanted, _TRAINING_BYTES // (4 * dimension)), seed))
+        if kind == "hnsw":
+            index, parameters = _graph(faiss, _sample(blocks, _GRAPH_TRAINING_ROWS, seed), seed), {}
+        else:
+            sample = _sample(blocks, number * _TRAINING_ROWS_PER_LIST, seed)
+            index, parameters = _inverted_file(faiss, sample, number, seed), {"lists": number}
         bar.set_postfix_str("adding")
         for _, rows in blocks.parts(most=_ROWS_AT_ONCE):
             index.add(np.ascontiguousarray(rows))
@@ -92,38 +91,59 @@ def write_index(blocks: Blocks, kind: str, path: Path, seed: int = 0) -> dict[st
     return parameters
 
 
-def _graph(faiss: ModuleType, dimension: int, graph: Graph, seed: int) -> Any:
-    """A navigable small-world graph (Malkov and Yashunin, 2018) over descriptors of a few bits per dimension."""
-    codes = {4: faiss.ScalarQuantizer.QT_4bit, 8: faiss.ScalarQuantizer.QT_8bit}[graph.bits]
-    index = faiss.IndexHNSWSQ(dimension, codes, graph.links)
+def _graph(faiss: ModuleType, sample: NDArray[np.float32], seed: int) -> Any:
+    """A navigable small-world graph (Malkov and Yashunin, 2018) over descriptors of 8 bits per dimension."""
+    index = faiss.IndexHNSWSQ(sample.shape[1], faiss.ScalarQuantizer.QT_8bit, GRAPH_LINKS)
     index.hnsw.efConstruction = _GRAPH_BUILD_EFFORT
     index.hnsw.rng = faiss.RandomGenerator(seed)
+    index.train(sample)
     return index
 
 
-def _inverted_file(faiss: ModuleType, dimension: int, number: int, seed: int) -> Any:
-    """Lists around centres, in them one bit per dimension of the turned residual: RaBitQ (Gao and Long, SIGMOD 2024).
+def _inverted_file(faiss: ModuleType, sample: NDArray[np.float32], number: int, seed: int) -> Any:
+    """Lists around centres, in them four bits for two dimensions: product codes (Jégou et al., 2011).
 
-    It owes its bound to the random rotation: without it a dimension of large variance would have one bit as well.
+    They are scanned in the CPU's registers (André et al., 2015). Codes are of the descriptors and not of their
+    differences from the centres: one table of distances then serves all lists of a query. On a map of a million images
+    RaBitQ took twice as long for the same recall, because it prepares each list.
     """
-    rotation = faiss.RandomRotationMatrix(dimension, dimension)
-    # A trained transformation is not initialised again with FAISS's own seed.
-    rotation.init(seed)
-    rotation.is_trained = True
-    centres = faiss.IndexFlatL2(dimension)
-    inverted = faiss.IndexIVFRaBitQ(centres, dimension, number, faiss.METRIC_L2)
+    dimension = sample.shape[1]
+    turned = turned_dimension(dimension)
+    # Each step of the training asks for a least number of rows.
+    sample = np.resize(sample, (max(len(sample), dimension, 1 << _CODE_BITS, number), dimension))
+    turn = _turn(faiss, sample, turned)
+    sample = turn.apply(sample)
+    centres = faiss.IndexFlatL2(turned)
+    parts = turned // 2 if turned % 2 == 0 else turned
+    inverted = faiss.IndexIVFPQFastScan(centres, turned, number, parts, _CODE_BITS)
     # Before 1.13 the Python object of the centres is not kept alive: they are given to the index.
     centres.this.disown()
     inverted.own_fields = True
-    inverted.cp.seed = seed
+    inverted.by_residual = False
     # Fewer rows than it likes are said on the standard error of the process otherwise.
-    inverted.cp.min_points_per_centroid = 1
-    return faiss.IndexPreTransform(rotation, inverted)
+    for clustering in (inverted.cp, inverted.pq.cp):
+        clustering.seed, clustering.min_points_per_centroid = seed, 1
+    clustering = faiss.Clustering(turned, number, inverted.cp)
+    clustering.train(sample, centres)
+    # The codes' k-means are many and tiny: threads would wait for each other a hundred times longer than they work.
+    with single_thread(faiss):
+        inverted.train(sample)
+    return faiss.IndexPreTransform(turn, inverted)
+
+
+def _turn(faiss: ModuleType, sample: NDArray[np.float32], turned: int) -> Any:
+    """To the principal axes, and by a random rotation of these, which spreads the variance over the codes evenly."""
+    analysis = faiss.PCAMatrix(sample.shape[1], turned, 0.0, True)
+    analysis.train(sample)
+    # Without what only the analysis needs.
+    turn = faiss.LinearTransform(sample.shape[1], turned, True)
+    turn.A, turn.b, turn.is_trained = analysis.A, analysis.b, True
+    return turn
 
 
 def _sample(blocks: Blocks, wanted: int, seed: int) -> NDArray[np.float32]:
-    """(n, D) different rows, drawn evenly and read in the order of the files."""
-    count = len(blocks)
+    """(n, D) different rows, drawn evenly and read in the order of the files; no more than memory is meant for."""
+    count, wanted = len(blocks), min(wanted, _TRAINING_BYTES // (4 * blocks.dimension))
     if wanted >= count:
         return np.concatenate([rows for _, rows in blocks.parts(most=_ROWS_AT_ONCE)])
     return blocks.take(np.sort(np.random.default_rng(seed).choice(count, wanted, replace=False)))

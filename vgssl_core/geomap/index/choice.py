@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from vgssl_core.errors import ConfigError
 
 #: Kinds in the order in which they are preferred, that of falling speed and, behind exact search, falling size.
-IndexKind = Literal["exact", "hnsw", "hnsw_small", "ivf_rabitq"]
+IndexKind = Literal["exact", "hnsw", "ivf_pq"]
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 #: What a program may be asked for; auto chooses by size and memory.
 WantedKind = Literal["auto", IndexKind]
@@ -18,20 +18,10 @@ DEFAULT_MEMORY_MB = 400
 _EXACT_BYTES = 64_000_000
 
 
-@dataclass(frozen=True)
-class Graph:
-    """How large a graph is.
-
-    Attributes:
-        links: Of an image on the upper floors; twice as many on the ground floor, four bytes each.
-        bits: Per dimension of the codes that the graph is searched by.
-    """
-
-    links: int
-    bits: int
-
-
-GRAPHS = {"hnsw": Graph(links=32, bits=8), "hnsw_small": Graph(links=24, bits=4)}
+#: Links of an image on the upper floors of the graph; twice as many on the ground floor, four bytes each.
+GRAPH_LINKS = 32
+#: Turned and shortened descriptors keep this many dimensions, or a quarter where that is more.
+_LEAST_TURNED = 128
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class IndexChoice:
 
 
 def choose_index(count: int, dimension: int, memory_mb: float | None = None, kind: str = "auto") -> IndexChoice:
-    """Exact while that is fast; then a graph, large or small; then the inverted file, which is the smallest.
+    """Exact while that is fast; then a graph; then the inverted file, which is the smallest.
 
     Where not even that fits, exact search remains: its memory is the system's cache of the descriptors' files, which
     the system takes back when it needs it.
@@ -88,12 +78,19 @@ def bytes_per_image(kind: str, count: int, dimension: int) -> float:
     """What an index takes for each of ``count`` images, about."""
     if kind == "exact":
         return 0.0
-    if kind in GRAPHS:
-        return dimension * GRAPHS[kind].bits / 8 + 8 * GRAPHS[kind].links + 16
-    # One bit per dimension with two factors, the image's number, and its share of the centres and of the rotation.
-    return dimension / 8 + 16 + 4 * dimension * (lists(count) + dimension) / count
+    if kind == "hnsw":
+        return dimension + 8 * GRAPH_LINKS + 16
+    # Four bits for two dimensions, the image's number, and its share of rotation, centres and half-filled blocks.
+    turned = turned_dimension(dimension)
+    return turned / 4 + 8 + (4 * turned * dimension + lists(count) * (8 * turned + 16)) / count
+
+
+def turned_dimension(dimension: int) -> int:
+    """Dimensions that the inverted file looks at: the principal ones, an even number where that is possible."""
+    turned = min(dimension, max(_LEAST_TURNED, dimension // 4))
+    return turned - turned % 2 if turned > 1 else turned
 
 
 def lists(count: int) -> int:
-    """Lists of the inverted file: the power of two next to 4 sqrt(N), so that a list holds some sqrt(N) / 4 images."""
-    return min(1 << round(((16 * count).bit_length() - 1) / 2), count)
+    """Lists of the inverted file: the power of two next to sqrt(N)."""
+    return 1 << round((count.bit_length() - 1) / 2)

@@ -11,8 +11,7 @@ from typing import Any
 #: Parameters of each kind and their greatest values.
 PARAMETERS = {
     "hnsw": {"ef_search": 65536, "refine_factor": 1024},
-    "hnsw_small": {"ef_search": 65536, "refine_factor": 1024},
-    "ivf_rabitq": {"lists": 2**24, "probes": 65536, "refine_factor": 1024},
+    "ivf_pq": {"lists": 2**24, "probes": 65536, "refine_factor": 1024},
 }
 _MOST_BYTES, _MOST_MS = 2**50, 1e9
 

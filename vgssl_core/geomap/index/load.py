@@ -11,7 +11,7 @@ from typing import Any
 
 from vgssl_core.errors import MapError
 from vgssl_core.geomap.index.build import require_faiss
-from vgssl_core.geomap.index.choice import GRAPHS
+from vgssl_core.geomap.index.choice import turned_dimension
 from vgssl_core.geomap.index.entry import IndexEntry
 from vgssl_core.geomap.index.trial import try_index
 from vgssl_core.verified import require_inside, require_unaltered
@@ -35,11 +35,11 @@ def open_index(path: Path, entry: IndexEntry, dimension: int, verify: bool = Fal
     faiss = require_faiss(entry.kind, f"{path}, the map's index,")
     require_inside(path.parent, path, MapError, _REMEDY)
     require_unaltered(path, entry.bytes, entry.sha256, MapError, _REMEDY, verify)
-    try_index(path, "hnsw" if entry.kind in GRAPHS else entry.kind, dimension, entry.count, entry.sha256, verify)
+    try_index(path, entry.kind, dimension, entry.count, entry.sha256, verify)
     try:
         # Older versions read the whole file into memory.
         index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-        problem = (_graph_problem if entry.kind in GRAPHS else _inverted_problem)(faiss, index, entry)
+        problem = (_graph_problem if entry.kind == "hnsw" else _inverted_problem)(faiss, index, entry)
         problem = problem or _difference(faiss, index, entry.count, dimension)
     except (RuntimeError, MemoryError, AttributeError) as failure:
         reason = " ".join(str(failure).split())
@@ -52,7 +52,7 @@ def open_index(path: Path, entry: IndexEntry, dimension: int, verify: bool = Fal
 
 def set_parameters(index: Any, entry: IndexEntry) -> None:
     """Make an open index search as its entry says."""
-    if entry.kind in GRAPHS:
+    if entry.kind == "hnsw":
         index.hnsw.efSearch = entry.parameters["ef_search"]
     else:
         require_faiss(entry.kind, "Search").extract_index_ivf(index).nprobe = entry.parameters["probes"]
@@ -64,8 +64,7 @@ def _graph_problem(faiss: ModuleType, index: Any, entry: IndexEntry) -> str | No
     codes = faiss.downcast_index(index.storage)
     if not isinstance(codes, faiss.IndexScalarQuantizer):
         return f"it keeps its codes in an {type(codes).__name__} instead of an IndexScalarQuantizer"
-    size = (index.d * GRAPHS[entry.kind].bits + 7) // 8
-    if codes.code_size != size or codes.codes.size() != index.ntotal * size:
+    if codes.code_size != index.d or codes.codes.size() != index.ntotal * index.d:
         return f"it has {codes.codes.size()} bytes of codes for {index.ntotal} images"
     return _difference(faiss, codes, index.ntotal, index.d)
 
@@ -74,11 +73,11 @@ def _inverted_problem(faiss: ModuleType, index: Any, entry: IndexEntry) -> str |
     if not isinstance(index, faiss.IndexPreTransform) or index.chain.size() != 1:
         return f"it holds an {type(index).__name__} instead of an IndexPreTransform with one rotation"
     inverted = faiss.downcast_index(index.index)
-    if not isinstance(inverted, faiss.IndexIVFRaBitQ):
-        return f"it holds an {type(inverted).__name__} instead of an IndexIVFRaBitQ"
+    if not isinstance(inverted, faiss.IndexIVFPQFastScan):
+        return f"it holds an {type(inverted).__name__} instead of an IndexIVFPQFastScan"
     if inverted.nlist != entry.parameters["lists"] or inverted.quantizer.ntotal != inverted.nlist:
         return f"it has {inverted.nlist} lists instead of {entry.parameters['lists']}"
-    return _difference(faiss, inverted, index.ntotal, index.d)
+    return _difference(faiss, inverted, index.ntotal, turned_dimension(index.d))
 
 
 def _difference(faiss: ModuleType, index: Any, count: int, dimension: int) -> str | None:

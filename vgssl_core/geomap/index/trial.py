@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vgssl_core.errors import MapError
 from vgssl_core.faiss_package import load_faiss
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 #: Kind of index → FAISS's name of the type, with which its file begins: a graph over scalar codes, or turned lists.
-FILE_BEGINNINGS = {"hnsw": b"IHNs", "ivf_rabitq": b"IxPT"}
+FILE_BEGINNINGS = {"hnsw": b"IHNs", "ivf_pq": b"IxPT"}
 _QUERIES, _NEIGHBOURS = 8, 10
+#: Codes that are compared at once.
+_BLOCK = 32
 _SPARE_BYTES = 1 << 29
 _START_S, _BYTES_PER_S = 60, 5_000_000
 _REMEDY = "Make it again with `vgssl map index MAP`; the map itself is not concerned."
@@ -36,7 +39,7 @@ def try_index(path: Path, kind: str, dimension: int, count: int, sha256: str, al
 
     Args:
         path: The file.
-        kind: ``hnsw`` or ``ivf_rabitq``.
+        kind: ``hnsw`` or ``ivf_pq``.
         dimension: D.
         count: Number of vectors.
         sha256: The file's checksum.
@@ -83,7 +86,10 @@ def read_here(path: str, kind: str, dimension: int, count: int) -> None:
     index = faiss.read_index(path)
     _require(index.d == dimension and index.ntotal == count, f"it holds {index.ntotal} vectors of length {index.d}")
     _require(index.metric_type == faiss.METRIC_L2, "it compares by another metric than L2 distance")
-    {"hnsw": _examine_graph, "ivf_rabitq": _examine_lists}[kind](faiss, index)
+    if kind == "hnsw":
+        _examine_graph(faiss, index)
+    else:
+        _examine_blocks(path, *_examine_lists(faiss, index))
     _search(index, dimension, count)
 
 
@@ -92,10 +98,9 @@ def _search(index: Any, dimension: int, count: int) -> None:
     queries = np.random.default_rng(0).standard_normal((_QUERIES, dimension)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     queries[-1] = 0.0
-    distances, found = index.search(queries, min(_NEIGHBOURS, count))
+    found = index.search(queries, min(_NEIGHBOURS, count))[1]
     _require(bool((found >= -1).all() and (found < count).all()), "a search gives an image that the map has not")
     _require(bool((found[:, 0] >= 0).all()), "a search finds nothing")
-    _require(bool(np.isfinite(distances[found >= 0]).all()), "a search gives a distance that is not finite")
 
 
 def _examine_graph(faiss: ModuleType, index: Any) -> None:
@@ -116,31 +121,71 @@ def _examine_graph(faiss: ModuleType, index: Any) -> None:
     _examine_vectors(faiss, index.storage, index.d, count)
 
 
-def _examine_lists(faiss: ModuleType, index: Any) -> None:
-    """A transformation is whole, and the inverted lists behind it hold every vector once."""
+def _examine_lists(faiss: ModuleType, index: Any) -> tuple[NDArray[np.int64], int]:
+    """One rotation is whole, and the inverted lists behind it hold every vector once.
+
+    Returns:
+        (lists,) how many each holds, and the bytes of a block of codes.
+    """
     count = index.ntotal
-    _require(isinstance(index, faiss.IndexPreTransform), f"it is a {type(index).__name__}")
-    for step in range(index.chain.size()):
-        transform = faiss.downcast_VectorTransform(index.chain.at(step))
-        _require(isinstance(transform, faiss.LinearTransform), f"it transforms by {type(transform).__name__}")
-        values = _values(faiss, transform.A)
-        _require(len(values) == transform.d_in * transform.d_out, "a transformation is of another size")
-        _require(bool(np.isfinite(values).all()), "a transformation is not finite")
-    index = faiss.downcast_index(index.index)
-    _require(isinstance(index, faiss.IndexIVFRaBitQ) and index.ntotal == count, f"it is a {type(index).__name__}")
-    lists = index.invlists
-    _require(index.nlist == lists.nlist and 1 <= index.nlist <= count, f"it has {lists.nlist} lists")
-    _examine_vectors(faiss, index.quantizer, index.d, index.nlist)
+    _require(isinstance(index, faiss.IndexPreTransform) and index.chain.size() == 1, f"it is a {type(index).__name__}")
+    turn = faiss.downcast_VectorTransform(index.chain.at(0))
+    _require(isinstance(turn, faiss.LinearTransform), f"it transforms by {type(turn).__name__}")
+    values, offset = _values(faiss, turn.A), _values(faiss, turn.b)
+    _require(len(values) == turn.d_in * turn.d_out, "its transformation is of another size")
+    _require(len(offset) == (turn.d_out if turn.have_bias else 0), "its transformation is of another size")
+    _require(bool(np.isfinite(values).all() and np.isfinite(offset).all()), "its transformation is not finite")
+    inverted = faiss.downcast_index(index.index)
+    _require(isinstance(inverted, faiss.IndexIVFPQFastScan), f"it is a {type(inverted).__name__}")
+    _require(inverted.ntotal == count and inverted.d == turn.d_out, "its lists are of other vectors")
+    _examine_codes(faiss, inverted)
+    lists = faiss.downcast_InvertedLists(inverted.invlists)
+    _require(isinstance(lists, faiss.BlockInvertedLists), f"its lists are {type(lists).__name__}")
+    _require(inverted.nlist == lists.nlist and 1 <= lists.nlist <= count, f"it has {lists.nlist} lists")
+    _require(lists.ids.size() == lists.nlist, "it has another number of lists")
+    room = _BLOCK * inverted.M2 * inverted.nbits // 8
+    _require(lists.n_per_block == _BLOCK and lists.block_size == room, "its blocks are of another size")
+    _examine_vectors(faiss, inverted.quantizer, inverted.d, inverted.nlist)
     # So that a search finds something whichever lists are empty.
-    index.nprobe = index.nlist
-    seen = np.zeros(count, bool)
+    inverted.nprobe = inverted.nlist
+    seen, lengths = np.zeros(count, bool), np.zeros(lists.nlist, np.int64)
     for number in range(lists.nlist):
-        length = lists.list_size(number)
-        if length:
-            members = faiss.rev_swig_ptr(lists.get_ids(number), length)
+        lengths[number] = lists.list_size(number)
+        if lengths[number]:
+            members = faiss.rev_swig_ptr(lists.get_ids(number), int(lengths[number]))
             _require(bool((members >= 0).all() and (members < count).all()), "a list names an image out of range")
             seen[members] = True
-    _require(bool(seen.all()), "its lists lack an image")
+    _require(bool(seen.all()) and int(lengths.sum()) == count, "its lists do not hold each image once")
+    return lengths, room
+
+
+def _examine_codes(faiss: ModuleType, index: Any) -> None:
+    """The codes are what builds write: four bits for each part of a vector, scanned in blocks."""
+    codes = index.pq
+    _require(codes.d == index.d and codes.M * codes.dsub == index.d, "its codes are of vectors of another length")
+    _require(codes.nbits == 4 and codes.ksub == 16, f"its codes are of {codes.nbits} bits")
+    centroids = _values(faiss, codes.centroids)
+    _require(len(centroids) == codes.ksub * index.d, "its codes lack centres")
+    _require(bool(np.isfinite(centroids).all()), "a centre of its codes is not finite")
+    same = index.M == codes.M and index.nbits == codes.nbits and index.ksub == codes.ksub
+    _require(same and index.M2 == codes.M + codes.M % 2, "its parts are not those of its codes")
+    _require(index.bbs == _BLOCK and index.implem == 0 and not index.by_residual, "it is scanned in another way")
+    _require(index.code_size == codes.code_size == (codes.M + 1) // 2, "its codes are of another size")
+
+
+def _examine_blocks(path: str, lengths: NDArray[np.int64], room: int) -> None:
+    """Each list has as many codes as members: the reader takes both as they come, and the scan trusts them.
+
+    The lists end the file: for each the number of its members, these, the number of its bytes, and these.
+    """
+    code_bytes = -(-lengths // _BLOCK) * room
+    with open(path, "rb") as file:
+        file.seek(-int((16 + 8 * lengths + code_bytes).sum()), os.SEEK_END)
+        for length, expected in zip(lengths.tolist(), code_bytes.tolist(), strict=True):
+            _require(int.from_bytes(file.read(8), "little") == length, "its lists do not end the file")
+            file.seek(8 * length, os.SEEK_CUR)
+            _require(int.from_bytes(file.read(8), "little") == expected, "a list has not as many codes as members")
+            file.seek(expected, os.SEEK_CUR)
 
 
 def _examine_vectors(faiss: ModuleType, storage: Any, dimension: int, count: int) -> None:
