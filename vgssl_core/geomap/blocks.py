@@ -111,13 +111,10 @@ class StoredBlocks(Blocks):
 
     def _take_from(self, number: int, rows: NDArray[np.int64]) -> NDArray[np.floating]:
         array = self.arrays[number]
-        taken = np.empty((*rows.shape, self.dimension), array.dtype)
         size, offset = array.itemsize * self.dimension, self._offsets[number]
         file = self._files[number].fileno()
-        view = memoryview(taken).cast("B") if taken.size else b""
-        for place, row in enumerate(rows.ravel().tolist()):
-            if os.preadv(file, [view[place * size : (place + 1) * size]], offset + row * size) != size:
-                raise MapError(
-                    f"{self._files[number].name} ends before row {row}: it was truncated. Load the map again."
-                )
-        return taken
+        # Joined afterwards, because reading into views of one array takes twice as long.
+        taken = bytearray().join([os.pread(file, size, offset + row * size) for row in rows.ravel().tolist()])
+        if len(taken) != size * rows.size:
+            raise MapError(f"{self._files[number].name} was truncated while it was open. Load the map again.")
+        return np.frombuffer(taken, array.dtype).reshape(*rows.shape, self.dimension)

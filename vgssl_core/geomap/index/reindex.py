@@ -21,7 +21,7 @@ from vgssl_core.geomap.segment import open_segment
 from vgssl_core.storage import atomic_file, sha256, sweep_unfinished
 
 #: Search tries harder until this share of nearest images is found.
-TARGET_RECALL = 0.98
+TARGET_RECALL = 0.975
 _UNMEASURED = IndexQuality(0.0, 0.0, 0.0, 0.0, 0.0)
 _log = logging.getLogger(__name__)
 
