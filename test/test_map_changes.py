@@ -237,7 +237,7 @@ def test_tiles_are_segments_that_hold_the_images_of_a_square(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("tile_m", "words"), [(-1.0, "positive"), (np.nan, "positive"), (1e-3, "take larger ones")])
 def test_tiles_that_no_map_has_are_refused(tile_m: float, words: str, tmp_path: Path, path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vgssl_core.geomap.builder._MAX_TILES", 30)
+    monkeypatch.setattr("vgssl_core.geomap.builder.MAX_SEGMENTS", 30)
     with pytest.raises(MapError, match=words):
         build_map(tmp_path / "new", *in_order(make_images(40)), tile_m=tile_m)
     assert not (tmp_path / "new").exists()

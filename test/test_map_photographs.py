@@ -216,6 +216,13 @@ def test_magnetic_headings_and_clocks_without_offset_are_counted(
         assert words in caplog.text
 
 
+def test_an_altitude_that_stands_for_unknown_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photograph(tmp_path / "a.jpg", PRAGUE | {6: 4294967295.0})
+    photograph(tmp_path / "b.jpg", PRAGUE | {6: 212.5})
+    np.testing.assert_array_equal(from_photographs(tmp_path).positions.altitude_m, [np.nan, 212.5])
+    assert "1 of 2 altitudes are impossible" in caplog.text
+
+
 def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
     for place, words in ((tmp_path, "holds no photograph"), (tmp_path / "a.txt", "not a folder")):

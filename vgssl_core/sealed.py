@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from vgssl_core.storage import write_yaml
 SEAL = "checksum"
 
 
-def write_sealed(path: Path, content: dict[str, Any], as_json: bool = False) -> None:
+def write_sealed(
+    path: Path, content: dict[str, Any], as_json: bool = False, check: Callable[[Path], object] | None = None
+) -> None:
     """Write a mapping of plain values and its checksum; see `write_yaml`."""
-    write_yaml(path, {**content, SEAL: _digest(content)}, as_json)
+    write_yaml(path, {**content, SEAL: _digest(content)}, as_json, check)
 
 
 def require_seal(path: Path, content: dict[str, Any], error: type[VgsslError], remedy: str) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -193,18 +193,23 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def write_yaml(path: str | Path, content: Any, as_json: bool = False) -> None:
+def write_yaml(
+    path: str | Path, content: Any, as_json: bool = False, check: Callable[[Path], object] | None = None
+) -> None:
     """Write ``content`` as YAML in one atomic step, keys in the given order.
 
     Args:
         path: The file.
         content: Plain values.
         as_json: Use the form of YAML that is JSON too: long lists are read in milliseconds instead of seconds.
+        check: Is given the finished file before it takes its place, and raises where it must not.
     """
     with atomic_file(path) as aside:
         # Without allow_unicode, because PyYAML then writes some line separators so that it reads them as spaces.
         text = json.dumps(content, indent=1) if as_json else yaml.dump(content, Dumper=_PlainDumper, sort_keys=False)
         aside.write_text(text, encoding="utf-8")
+        if check is not None:
+            check(aside)
 
 
 def read_yaml(path: str | Path, error: type[VgsslError], what: str) -> dict[str, Any]:

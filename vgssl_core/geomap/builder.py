@@ -23,6 +23,7 @@ from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap.geo_map import GeoMap, load_map
 from vgssl_core.geomap.manifest import (
     MANIFEST,
+    MAX_SEGMENTS,
     PRECISIONS,
     SEGMENTS,
     Manifest,
@@ -38,8 +39,6 @@ from vgssl_core.storage import ASIDE_PREFIX, sweep_unfinished, sync_folders
 
 #: A folder of this name in a map, or beside one that is not there yet, holds the parts of a build that goes on.
 WORK_PREFIX = ".building-"
-#: The manifest lists every tile: more than these make it slow to read.
-_MAX_TILES = 10_000
 #: Writing fewer images takes no time that a progress bar could fill.
 _WORTH_A_BAR = 50_000
 
@@ -131,9 +130,9 @@ def write_segments(
         MapError: More tiles than a map can have.
     """
     groups = [cell_order(rows.poses)] if tile_m is None else tile_groups(rows.poses, tile_m)
-    if len(groups) > _MAX_TILES:
+    if len(groups) > MAX_SEGMENTS:
         raise MapError(
-            f"Tiles of {tile_m:g} m cut the map into {len(groups)}, and {_MAX_TILES} is the limit: take larger ones."
+            f"Tiles of {tile_m:g} m cut the map into {len(groups)}, and {MAX_SEGMENTS} is the limit: take larger ones."
         )
     hidden = True if len(rows) < _WORTH_A_BAR else None
     with tqdm(total=len(rows), desc=description, unit="image", leave=False, disable=hidden) as bar:

@@ -28,6 +28,8 @@ _REMEDY = "Build the map again with `vgssl build-map`, or copy it again whole."
 _MAX_COUNT, _MAX_DIMENSION = 2**31, 65536
 #: The manifest of more than these is written as JSON, which YAML includes.
 _MANY_SEGMENTS = 50
+#: The manifest lists every segment: more than these make it slow to read.
+MAX_SEGMENTS = 10_000
 Result = TypeVar("Result")
 
 
@@ -108,7 +110,16 @@ class Manifest:
         return replace(self, segments=tuple(segments), index={"type": "exact"})
 
     def write(self, folder: Path) -> None:
-        """Replace the folder's manifest in one step."""
+        """Replace the folder's manifest in one step.
+
+        Raises:
+            MapError: It is not what readers accept; the old one stays.
+        """
+        if len(self.segments) > MAX_SEGMENTS:
+            raise MapError(
+                f"Map {folder} would have {len(self.segments)} segments, and {MAX_SEGMENTS} is the limit: join those "
+                f"that it has with `vgssl map compact {folder}` first."
+            )
         content: dict[str, Any] = {
             "format": FORMAT,
             "map_id": self.map_id,
@@ -137,7 +148,7 @@ class Manifest:
                 for item in self.segments
             ],
         }
-        write_sealed(folder / MANIFEST, content, as_json=len(self.segments) > _MANY_SEGMENTS)
+        write_sealed(folder / MANIFEST, content, len(self.segments) > _MANY_SEGMENTS, _require_readable)
 
 
 def _extent(box: Manifest | SegmentEntry) -> dict[str, list[float]]:
@@ -180,6 +191,10 @@ def read_manifest(folder: Path) -> Manifest:
             state += " (its build was interrupted: run it again)"
         raise MapError(f"There is no map at {folder}: it {state}. Give a folder that `vgssl build-map` wrote.")
     require_inside(folder, where, MapError, _REMEDY)
+    return _read(where)
+
+
+def _read(where: Path) -> Manifest:
     content = read_yaml(where, MapError, "a map's manifest")
     version = content.get("format")
     if version != FORMAT:
@@ -188,10 +203,20 @@ def read_manifest(folder: Path) -> Manifest:
         raise MapError(f"{where} has format version {version!r:.40}; this vgssl_ros reads {FORMAT}. {remedy}")
     require_seal(where, content, MapError, _REMEDY)
     try:
-        manifest = _parse(content)
+        return _parse(content)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as problem:
         raise MapError(f"{where} is damaged: {type(problem).__name__} {problem}. {_REMEDY}") from problem
-    return manifest
+
+
+def _require_readable(written: Path) -> None:
+    """Refuse a manifest that readers would refuse, before it takes the place of one that they accept."""
+    try:
+        _read(written)
+    except MapError as problem:
+        reason = " ".join(str(problem.__cause__ or problem).split())
+        raise MapError(
+            f"The new manifest {written.with_name(MANIFEST)} could not be read again ({reason}): it is not written."
+        ) from problem
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -278,8 +303,16 @@ def _pair(values: Any) -> tuple[float, float]:
 
 
 def bundle_reference(bundle: Path | None, folder: Path) -> dict[str, str]:
-    """How a map remembers the bundle that built it: absolute, and relative to itself for moving both together."""
+    """How a map remembers the bundle that built it: absolute, and relative to itself for moving both together.
+
+    Raises:
+        MapError: Its path is no text.
+    """
     if bundle is None:
         return {}
     absolute = bundle.resolve()
+    try:
+        absolute.as_posix().encode()
+    except UnicodeEncodeError as problem:
+        raise MapError(f"The path of the bundle {str(absolute)!r} is not UTF-8: rename the folder.") from problem
     return {"path": absolute.as_posix(), "relative": Path(os.path.relpath(absolute, folder.resolve())).as_posix()}

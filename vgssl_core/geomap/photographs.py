@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vgssl_core.errors import DataError
 from vgssl_core.geomap.exif import PhotoTags, read_tags
 from vgssl_core.geomap.map_images import MapImages, images_of_files
-from vgssl_core.geomap.positions import MapPositions
+from vgssl_core.geomap.positions import HIGHEST_M, MapPositions
 from vgssl_core.places import IMAGE_SUFFIXES, UNKNOWN_STAMP_NS
 
 #: Photographs that our decoder does not read; named, so that nobody wonders where they are.
@@ -27,7 +27,8 @@ def from_photographs(folder: str | Path, skip_untagged: bool = False) -> MapImag
     """The photographs below a folder, with the positions, headings and times of their EXIF.
 
     Subfolders are walked too (links to folders are not), in the order of their names; hidden files and folders are
-    left out. A heading from magnetic north is taken as it is, with a warning. Time is the GPS's, else the camera's
+    left out. A heading from magnetic north is taken as it is, with a warning; an altitude that is impossible is taken
+    as unknown, with another one. Time is the GPS's, else the camera's
     clock, which is taken as UTC where it does not tell its offset.
 
     Args:
@@ -90,6 +91,9 @@ def _warn(tags: list[PhotoTags]) -> None:
             "%d of %d headings are from magnetic north and taken as they are: they may be some degrees off.",
             *(magnetic, len(tags)),
         )
+    impossible = sum(abs(item.altitude_m) > HIGHEST_M for item in tags)
+    if impossible:
+        _log.warning("%d of %d altitudes are impossible and taken as unknown.", impossible, len(tags))
     clocks = sum(item.is_local_time for item in tags)
     if clocks:
         _log.info("%d of %d times are of a clock that does not tell its offset: taken as UTC.", clocks, len(tags))
@@ -102,10 +106,11 @@ def _positions(tagged: list[tuple[Path, PhotoTags]]) -> MapPositions:
     def numbers(name: str) -> np.ndarray:
         return np.array([getattr(tags, name) for _, tags in tagged], np.float64)
 
+    altitude = numbers("altitude_m")
     return MapPositions(
         numbers("latitude_deg"),
         numbers("longitude_deg"),
-        numbers("altitude_m"),
+        np.where(np.abs(altitude) > HIGHEST_M, np.nan, altitude),
         numbers("heading_deg"),
         np.array([tags.stamp_ns for _, tags in tagged], np.int64),
         tuple(str(path) for path, _ in tagged),

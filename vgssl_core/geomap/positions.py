@@ -21,6 +21,8 @@ POSE_DTYPE = np.dtype([("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("yaw", "<f4")]
 CELL_M = 100.0
 #: No place on Earth is further from a map's origin.
 FARTHEST_M = 1e8
+#: No camera is higher above the Earth's surface or deeper below it: beyond are values that stand for "unknown".
+HIGHEST_M = 1e6
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class MapPositions:
         """Refuse what cannot become a map.
 
         Raises:
-            DataError: No image, arrays of different lengths, or positions that are missing, not finite or not on
-                Earth; counts them and names the first.
+            DataError: No image, arrays of different lengths, positions that are missing, not finite or not on Earth,
+                or altitudes and headings that are neither NaN nor possible; counts them and names the first.
         """
         count = len(self.source)
         if count == 0:
@@ -116,11 +118,17 @@ class MapPositions:
             good = (np.abs(self.planar_m) <= FARTHEST_M).all(axis=1)
         else:
             good = np.zeros(count, bool)
+        self._refuse_others(good, "position", "a position")
+        possible = np.isnan(self.altitude_m) | (np.abs(self.altitude_m) <= HIGHEST_M)
+        self._refuse_others(possible, "altitude", "an altitude or none")
+        self._refuse_others(~np.isinf(self.heading_deg), "heading", "a heading or none")
+
+    def _refuse_others(self, good: NDArray[np.bool_], what: str, remedy: str) -> None:
         if not good.all():
             first = self.source[int(np.argmin(good))]
             raise DataError(
-                f"{count - int(good.sum())} of {count} images have no usable position, the first is {first}: "
-                "give them a position or leave them out."
+                f"{len(self) - int(good.sum())} of {len(self)} images have no usable {what}, the first is {first}: "
+                f"give them {remedy} or leave them out."
             )
 
     def datum(self) -> LocalFrame | None:

@@ -24,8 +24,8 @@ from vgssl_core.verified import require_inside, require_unaltered
 DESCRIPTORS, POSES = "descriptors.npy", "poses.npy"
 _REMEDY = "Build the map again, or copy it again whole."
 _ROWS_AT_ONCE = 65536
-#: How far a stored length may be from 1; rounding to fp16 changes it by less than this.
-_UNIT_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-3}
+#: How far a stored length may be from 1: a little more than writers allow. Rounding to fp16 changes it by less.
+_UNIT_TOLERANCE = {"fp32": 1.1e-3, "fp16": 5e-3}
 
 
 def write_segment(
@@ -43,6 +43,10 @@ def write_segment(
         precision: ``fp32`` or ``fp16``.
         progress: Is told the number of images after each block of descriptors.
         sync: Wait until the segment is on the disk; who does not must do so before a manifest lists it.
+
+    Raises:
+        DataError: Sources that no reader accepts.
+        MapError: Other values that no reader accepts.
     """
     name = uuid.uuid4().hex[:12]
     with atomic_folder(folder / SEGMENTS / name, sync=sync) as aside:
@@ -52,7 +56,9 @@ def write_segment(
         files = {
             file: {"sha256": sha256(aside / file), "bytes": (aside / file).stat().st_size} for file in SEGMENT_FILES
         }
-    return SegmentEntry(name, len(rows), *_box(rows.poses), files)
+        entry = SegmentEntry(name, len(rows), *_box(rows.poses), files)
+        _open_arrays(aside, entry, rows.descriptors.shape[1], precision)
+    return entry
 
 
 def _box(poses: NDArray[np.void]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -102,6 +108,12 @@ def open_segment(
     for file, entry in segment.files.items():
         require_inside(folder, place / file, MapError, _REMEDY)
         require_unaltered(place / file, entry["bytes"], entry["sha256"], MapError, _REMEDY, verify)
+    return _open_arrays(place, segment, dimension, precision, verify)
+
+
+def _open_arrays(
+    place: Path, segment: SegmentEntry, dimension: int, precision: str, verify: bool = False
+) -> tuple[NDArray[np.floating], NDArray[np.void]]:
     dtype = np.dtype(PRECISIONS[precision])
     descriptors = open_array(place / DESCRIPTORS, dtype, (segment.count, dimension), MapError, _REMEDY)
     poses = open_array(place / POSES, POSE_DTYPE, (segment.count,), MapError, _REMEDY)
