@@ -56,6 +56,38 @@ def test_a_folder_or_file_of_somebody_else_is_never_touched(tmp_path: Path) -> N
     assert (tmp_path / "mine" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
 
 
+def test_a_folder_that_is_called_as_ours_is_never_touched(tmp_path: Path) -> None:
+    theirs = tmp_path / "data" / "segments" / "mine"
+    theirs.mkdir(parents=True)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "segments").symlink_to(theirs.parent)
+    for name, words in {"data": "segments/mine", "linked": "segments"}.items():
+        with pytest.raises(MapError, match=rf"not empty \({words}\)"):
+            build_map(tmp_path / name, unit_rows(5), "two", positions(5, PRAGUE))
+    assert theirs.is_dir()
+
+
+def test_what_somebody_else_puts_into_a_map_stays_there(tmp_path: Path, monkeypatch) -> None:
+    build_map(tmp_path / "m", unit_rows(5), "one", positions(5, PRAGUE))
+    theirs = [tmp_path / "m" / "notes.txt", tmp_path / "m" / "segments" / "notes.txt"]
+    for path in theirs:
+        path.write_text("precious")
+    build_map(tmp_path / "m", unit_rows(6), "two", positions(6, PRAGUE))
+    assert len(list((tmp_path / "m" / "segments").iterdir())) == 2
+    # Also where no map comes of it.
+    late = tmp_path / "new" / "segments" / "notes.txt"
+
+    def fail(*_: Any) -> None:
+        late.write_text("precious")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("vgssl_core.geomap.segment._write_records", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build_map(tmp_path / "new", unit_rows(5), "two", positions(5, PRAGUE))
+    assert [path.read_text() for path in (*theirs, late)] == ["precious"] * 3
+    assert os.listdir(late.parent) == ["notes.txt"]
+
+
 KILLED_BUILD = """
 import os, signal, sys
 import numpy as np

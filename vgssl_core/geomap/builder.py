@@ -34,7 +34,7 @@ from vgssl_core.geomap.manifest import (
 from vgssl_core.geomap.map_rows import DescriptorRows, MapRows
 from vgssl_core.geomap.positions import MapPositions, cell_order, tile_groups, typical_spacing_m
 from vgssl_core.geomap.rows import Rows, check_unit_rows
-from vgssl_core.geomap.segment import write_segment
+from vgssl_core.geomap.segment import SEGMENT_NAME, write_segment
 from vgssl_core.storage import ASIDE_PREFIX, sweep_unfinished, sync_folders
 
 #: A folder of this name in a map, or beside one that is not there yet, holds the parts of a build that goes on.
@@ -162,9 +162,23 @@ def check_output(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise MapError(f"{out} is a file: give a folder for the map.")
     if out.is_dir() and not (out / MANIFEST).exists():
-        foreign = [n for n in os.listdir(out) if n != SEGMENTS and not n.startswith((ASIDE_PREFIX, WORK_PREFIX))]
+        foreign = sorted(_foreign(out))
         if foreign:
-            raise MapError(f"{out} is no map and not empty ({sorted(foreign)[0]}): give another folder.")
+            raise MapError(f"{out} is no map and not empty ({foreign[0]}): give another folder.")
+
+
+def _foreign(out: Path) -> Iterator[str]:
+    """What is in a folder that no interrupted build has left there."""
+    for name in os.listdir(out):
+        if name == SEGMENTS and _is_real_folder(out / SEGMENTS):
+            inner = (item for item in os.listdir(out / SEGMENTS) if not item.startswith(ASIDE_PREFIX))
+            yield from (f"{SEGMENTS}/{item}" for item in inner if not SEGMENT_NAME.fullmatch(item))
+        elif not name.startswith((ASIDE_PREFIX, WORK_PREFIX)):
+            yield name
+
+
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 @contextlib.contextmanager
@@ -188,12 +202,7 @@ def writing(out: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if (out / MANIFEST).exists():
-                sweep(out)
-            elif any(out.glob(f"{WORK_PREFIX}*")):
-                shutil.rmtree(out / SEGMENTS, ignore_errors=True)
-            else:
-                shutil.rmtree(out, ignore_errors=True)
+            sweep(out)
     finally:
         os.close(descriptor)
 
@@ -201,22 +210,27 @@ def writing(out: Path) -> Iterator[None]:
 def sweep(out: Path) -> None:
     """Remove segments and indices that the map's manifest does not name, and what killed writers left.
 
-    Readers have opened what they use, so that it stays whole for them.
+    Readers have opened what they use, so that it stays whole for them. What is not ours stays; of a folder without map
+    nothing else does, but what an interrupted build can go on from.
     """
     sweep_unfinished(out)
     try:
-        manifest = read_manifest(out)
+        manifest = read_manifest(out) if (out / MANIFEST).exists() else None
     except MapError:  # A damaged or foreign manifest may name anything: what it names is not ours to remove.
         return
-    kept = {segment.name for segment in manifest.segments}
-    if (out / SEGMENTS).is_dir():
+    kept = () if manifest is None else (manifest.index.get("file"), *(segment.name for segment in manifest.segments))
+    if _is_real_folder(out / SEGMENTS):
         sweep_unfinished(out / SEGMENTS)
         for item in (out / SEGMENTS).iterdir():
-            if item.name not in kept:
+            if SEGMENT_NAME.fullmatch(item.name) and item.name not in kept:
                 shutil.rmtree(item, ignore_errors=True)
     for item in out.iterdir():
-        if re.fullmatch(r"index-[0-9a-f]+\.faiss", item.name) and item.name != manifest.index.get("file"):
+        if re.fullmatch(r"index-[0-9a-f]+\.faiss", item.name) and item.name not in kept:
             item.unlink(missing_ok=True)
+    if manifest is None:
+        for folder in (out / SEGMENTS, out):
+            with contextlib.suppress(OSError):  # It is not empty.
+                folder.rmdir()
 
 
 def check_descriptors(descriptors: Rows, positions: MapPositions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from vgssl_core.remembered import remember, remembers
 from vgssl_core.storage import atomic_folder, sha256
 from vgssl_core.verified import require_inside, require_unaltered
 
+#: What segments are called: nothing else in their folder is ours to remove.
+SEGMENT_NAME = re.compile(r"[0-9a-f]{12}")
 DESCRIPTORS, POSES = "descriptors.npy", "poses.npy"
 _REMEDY = "Build the map again, or copy it again whole."
 _ROWS_AT_ONCE = 65536
