@@ -71,6 +71,32 @@ def test_it_finds_what_comparing_every_image_finds(
             np.testing.assert_array_equal(found, distances)
 
 
+@given(
+    border=st.integers(-5, 5),
+    steps=st.integers(-2, 2),
+    turned=st.booleans(),
+    mirrored=st.booleans(),
+    x_m=st.floats(-700, 700) | st.integers(-7000, 7000).map(lambda value: value / 10) | st.just(0.0),
+    beside=st.sampled_from([0.0, 0.1, 99.9, 100.0, 250.3]),
+    shrink=st.integers(-1, 1),
+)
+@example(3, 0, False, False, -279.8, 0.0, 0)
+@example(0, -2, True, False, 0.0, 0.0, 0)  # so near that the square of the distance is 0
+def test_an_image_on_the_border_of_a_square_is_found_as_any_other(
+    border: int, steps: int, turned: bool, mirrored: bool, x_m: float, beside: float, shrink: int
+) -> None:
+    at = border * CELL_M
+    for _ in range(abs(steps)):
+        at = np.nextafter(at, np.sign(steps) * np.inf)
+    radius_m = float(np.hypot(at - x_m, beside))
+    radius_m = max(float(np.nextafter(radius_m, shrink * np.inf)) if shrink else radius_m, 1e-300)
+    place, image = np.array([x_m, -beside if mirrored else beside]), np.array([[at, 0.0]])
+    place, image = (place[::-1], image[:, ::-1]) if turned else (place, image)
+    poses = poses_at(image)
+    touched = CellDirectory(poses).slices(*place.tolist(), radius_m)
+    assert set(inside(poses, *place.tolist(), radius_m)) <= {row for begin, end in touched for row in range(begin, end)}
+
+
 def test_a_region_of_an_ordered_map_is_a_few_long_slices() -> None:
     poses = poses_at(np.random.default_rng(0).uniform(0, 5000, (50_000, 2)))
     poses = poses[cell_order(poses)]

@@ -14,6 +14,8 @@ from vgssl_core.geomap.positions import CELL_M
 _STRETCH = 64
 #: Where the bound lets more pass than this many times the wanted ones, they are selected one by one.
 _MOST_PLACES = 8
+#: More than the relative error of a few sums and products.
+_ROUNDING = 1e-13
 
 
 class CellDirectory:
@@ -38,6 +40,8 @@ class CellDirectory:
 
     def slices(self, x_m: float, y_m: float, radius_m: float) -> list[tuple[int, int]]:
         """Rows of all squares that a circle touches, as ascending slices that do not touch each other."""
+        # Too many squares cost little, and rounding must not leave out one with an image on its border.
+        radius_m += _ROUNDING * (1.0 + radius_m + abs(x_m) + abs(y_m))
         low = np.searchsorted(self._lines, np.floor((y_m - radius_m) / CELL_M))
         high = np.searchsorted(self._lines, np.floor((y_m + radius_m) / CELL_M), side="right")
         lines = self._lines[low:high]
