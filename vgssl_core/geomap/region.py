@@ -12,6 +12,8 @@ from vgssl_core.geomap.positions import CELL_M
 
 #: Values of which the smallest is looked at first.
 _STRETCH = 64
+#: So many times the wanted ones are looked at first.
+_NEAREST_FIRST = 4
 #: Where the bound lets more pass than this many times the wanted ones, they are selected one by one.
 _MOST_PLACES = 8
 #: More than the relative error of a few sums and products.
@@ -37,6 +39,8 @@ class CellDirectory:
         self._squares = squares[begins][order]
         self._begins, self._ends = begins[order], ends[order]
         self._lines = np.unique(self._squares.real)
+        # A map of one segment: then squares that follow each other in a line are one slice.
+        self._is_ordered = bool((np.diff(self._begins) > 0).all())
 
     def slices(self, x_m: float, y_m: float, radius_m: float) -> list[tuple[int, int]]:
         """Rows of all squares that a circle touches, as ascending slices that do not touch each other."""
@@ -50,15 +54,23 @@ class CellDirectory:
         reach = np.sqrt(np.maximum(radius_m**2 - beside**2, 0.0))
         first = np.searchsorted(self._squares, _squares(lines, np.floor((x_m - reach) / CELL_M)))
         last = np.searchsorted(self._squares, _squares(lines, np.floor((x_m + reach) / CELL_M)), side="right")
+        if self._is_ordered:
+            some = last > first
+            return _joined(self._begins[first[some]], self._ends[last[some] - 1])
         runs = [np.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a]
         if not runs:
             return []
         chosen = np.concatenate(runs)
-        begins, ends = np.sort(self._begins[chosen]), np.sort(self._ends[chosen])
-        cuts = np.flatnonzero(begins[1:] != ends[:-1]) + 1
-        return list(
-            zip(begins[np.append(0, cuts)].tolist(), ends[np.append(cuts - 1, len(ends) - 1)].tolist(), strict=True)
-        )
+        return _joined(np.sort(self._begins[chosen]), np.sort(self._ends[chosen]))
+
+
+def _joined(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ascending slices, of which those that touch each other become one."""
+    if not len(begins):
+        return []
+    cuts = begins[1:] != ends[:-1]
+    first, last = np.append(True, cuts), np.append(cuts, True)
+    return list(zip(begins[first].tolist(), ends[last].tolist(), strict=True))
 
 
 def _squares(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.complex128]:
@@ -100,38 +112,38 @@ class RegionSearch:
             the radius where that is smaller.
         """
         slices = self._directory.slices(x_m, y_m, radius_m)
-        outside = self._outside(slices, x_m, y_m, radius_m)
-        inside = len(outside) - int(np.count_nonzero(outside))
-        found = min(k, inside)
-        indices = np.empty((len(queries), found), np.int64)
-        distances = np.empty((len(queries), found), np.float32)
-        if not found:
-            return indices, distances
+        if not slices:
+            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        circle, wanted = (x_m, y_m, radius_m), k + SPARE_CANDIDATES
+        candidates = [self._nearest_inside(query, slices, circle, wanted)[None] for query in queries]
+        ranked = [
+            rank(self._blocks, queries[number : number + 1], rows, min(k, rows.shape[1]))
+            for number, rows in enumerate(candidates)
+        ]
+        return np.concatenate([rows for rows, _ in ranked]), np.concatenate([distances for _, distances in ranked])
+
+    def _nearest_inside(
+        self, query: NDArray[np.float32], slices: list[tuple[int, int]], circle: tuple[float, float, float], wanted: int
+    ) -> NDArray[np.int64]:
+        """The ``wanted`` rows nearest to the query within the circle, or all that lie there, in any order."""
+        squares = self._compare_all(query, slices)
         begins, ends = np.array(slices).T
         starts = np.cumsum(ends - begins) - (ends - begins)
-        for number, query in enumerate(queries):
-            squares = self._compare_all(query, slices)
-            squares[outside] = np.inf
-            places = _smallest(squares, min(k + SPARE_CANDIDATES, inside))
+        # Where each image lies is asked of the nearest ones first: most of them lie in the circle.
+        for enough in (_NEAREST_FIRST * wanted, len(squares)):
+            places = _smallest(squares, min(enough, len(squares)))
             owners = np.searchsorted(starts, places, side="right") - 1
-            candidates = begins[owners] + places - starts[owners]
-            one = slice(number, number + 1)
-            indices[one], distances[one] = rank(self._blocks, queries[one], candidates[None], found)
-        return indices, distances
+            rows = begins[owners] + places - starts[owners]
+            inside = self._is_inside(rows, *circle)
+            if np.count_nonzero(inside) >= wanted:
+                break
+        rows, values = rows[inside], squares[places[inside]]
+        return rows if len(rows) <= wanted else rows[np.argpartition(values, wanted - 1)[:wanted]]
 
-    def _outside(self, slices: list[tuple[int, int]], x_m: float, y_m: float, radius_m: float) -> NDArray[np.bool_]:
-        """(n,) whether each image of the joined slices is too far away."""
-        if not slices:
-            return np.empty(0, bool)
-        all_x, all_y = self._poses["x"], self._poses["y"]
-        x = np.concatenate([all_x[begin:end] for begin, end in slices])
-        y = np.concatenate([all_y[begin:end] for begin, end in slices])
-        x -= x_m
-        y -= y_m
-        x *= x
-        y *= y
-        x += y
-        return x > radius_m**2
+    def _is_inside(self, rows: NDArray[np.int64], x_m: float, y_m: float, radius_m: float) -> NDArray[np.bool_]:
+        """(n,) whether rows lie within the radius of a place."""
+        x, y = self._poses["x"][rows] - x_m, self._poses["y"][rows] - y_m
+        return x * x + y * y <= radius_m**2
 
     def _compare_all(self, query: NDArray[np.float32], slices: list[tuple[int, int]]) -> NDArray[np.float32]:
         """(n,) squared distances of a query to all rows of the slices."""
