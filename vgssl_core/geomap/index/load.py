@@ -1,6 +1,7 @@
-"""Opening an index file: without a copy, and only if it is what the manifest says.
+"""Opening an index file, and only if it is what the manifest says.
 
-What `trial` has found good is mapped into memory; the cheap checks here are made each time.
+What `trial` has found good is mapped into memory, but for the codes of lists, which FAISS copies; the cheap checks here
+are made each time.
 """
 
 from __future__ import annotations
