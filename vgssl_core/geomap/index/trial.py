@@ -28,6 +28,7 @@ _QUERIES, _NEIGHBOURS = 8, 10
 #: Codes that are compared at once.
 _BLOCK = 32
 _SPARE_BYTES = 1 << 29
+_LEAST_LIMIT_BYTES = 1 << 26
 _START_S, _BYTES_PER_S = 60, 5_000_000
 _REMEDY = "Make it again with `vgssl map index MAP`; the map itself is not concerned."
 
@@ -81,7 +82,8 @@ def read_here(path: str, kind: str, dimension: int, count: int) -> None:
     size = os.path.getsize(path)
     limit_memory(4 * size + _SPARE_BYTES)
     if hasattr(faiss, "set_deserialization_vector_byte_limit"):
-        faiss.set_deserialization_vector_byte_limit(size)
+        # Of lists it also counts a table that it could make for them, in a small map larger than the file.
+        faiss.set_deserialization_vector_byte_limit(max(size, _LEAST_LIMIT_BYTES))
         faiss.set_deserialization_loop_limit(size)
     index = faiss.read_index(path)
     _require(index.d == dimension and index.ntotal == count, f"it holds {index.ntotal} vectors of length {index.d}")
