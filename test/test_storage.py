@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from vgssl_core import storage
 from vgssl_core.errors import DataError, MapError, VgsslError
+from vgssl_core.geomap.builder import writing
 from vgssl_core.storage import atomic_file, atomic_folder, read_yaml, sha256, sweep_unfinished, write_yaml
 
 
@@ -45,6 +46,17 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "one"
     assert leftovers(path.parent) == []
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder, writing])
+def test_the_names_of_new_folders_are_on_the_disk_too(make: Callable, tmp_path: Path, monkeypatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(storage, "_sync", synced.append)
+    with make(tmp_path / "deep" / "deeper" / "new") as aside:
+        assert {tmp_path, tmp_path / "deep"} <= set(synced)
+        if make is atomic_file:
+            aside.write_text("1")
+    assert tmp_path / "deep" / "deeper" in synced
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

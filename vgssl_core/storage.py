@@ -39,6 +39,19 @@ def sha256(source: Path | int) -> str:
     return digest.hexdigest()
 
 
+def make_folder(folder: Path, sync: bool = True) -> None:
+    """Make a folder where there is none, and those above it.
+
+    Args:
+        folder: The folder.
+        sync: Wait until their names are on the disk: else a power cut may take all that is written in it.
+    """
+    new = [item for item in (folder, *folder.absolute().parents) if not item.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in new if sync else ():
+        _sync(item.parent)
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Yield a path to write to; when the block ends well, it is synced and renamed to ``path``.
@@ -50,7 +63,7 @@ def atomic_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
         sync: Wait until it is on the disk; without it a power cut may leave it damaged.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, sync)
     sweep_unfinished(path.parent, path.name)
     aside = _aside(path, ASIDE_PREFIX)
     try:
@@ -78,7 +91,7 @@ def atomic_folder(path: str | Path, *, replace: bool = False, sync: bool = True)
     """
     # A link to a folder stays a link; "." and ".." have no name of their own.
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, sync)
     sweep_unfinished(path.parent, path.name)
     occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if occupied and not (replace and path.is_dir()):

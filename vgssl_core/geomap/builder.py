@@ -35,7 +35,7 @@ from vgssl_core.geomap.map_rows import DescriptorRows, MapRows
 from vgssl_core.geomap.positions import MapPositions, cell_order, tile_groups, typical_spacing_m
 from vgssl_core.geomap.rows import Rows, check_unit_rows
 from vgssl_core.geomap.segment import SEGMENT_NAME, write_segment
-from vgssl_core.storage import ASIDE_PREFIX, sweep_unfinished, sync_folders
+from vgssl_core.storage import ASIDE_PREFIX, make_folder, sweep_unfinished, sync_folders
 
 #: A folder of this name in a map, or beside one that is not there yet, holds the parts of a build that goes on.
 WORK_PREFIX = ".building-"
@@ -192,7 +192,7 @@ def writing(out: Path) -> Iterator[None]:
         MapError: ``out`` holds something else than a map, or another process is writing it.
     """
     check_output(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     descriptor = os.open(out, os.O_RDONLY)
     try:
         try:
