@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from vgssl_core import geodesy
 from vgssl_core.faiss_package import load_faiss
 from vgssl_core.geomap import MapPositions
-from vgssl_core.geomap.manifest import read_manifest
+from vgssl_core.geomap.index.entry import IndexEntry, IndexQuality
+from vgssl_core.geomap.manifest import Manifest, read_manifest
 from vgssl_core.geomap.segment import read_rows
 from vgssl_core.sealed import SEAL, write_sealed
 from vgssl_core.storage import sha256
@@ -104,6 +106,29 @@ def only_the_map_is_left(path: Path) -> None:
     manifest = read_manifest(path)
     assert sorted(os.listdir(path)) == ["map.yaml", "segments"]
     assert sorted(os.listdir(path / "segments")) == sorted(item.name for item in manifest.segments)
+
+
+def rewrite(path: Path, **changes: Any) -> Manifest:
+    manifest = replace(read_manifest(path), **changes)
+    manifest.write(path)
+    return manifest
+
+
+def index_over(path: Path) -> Manifest:
+    """The map with an index over its segments; its file is no index, which no change needs to know."""
+    (path / "index-0a0a0a0a.faiss").write_bytes(b"x")
+    manifest = read_manifest(path)
+    entry = IndexEntry(
+        "hnsw",
+        "index-0a0a0a0a.faiss",
+        "0" * 64,
+        1,
+        tuple(item.name for item in manifest.segments),
+        manifest.count,
+        {"ef_search": 64, "refine_factor": 1},
+        IndexQuality(1.0, 1.0, 0.1, 0.2, 300.0),
+    )
+    return rewrite(path, index=entry.to_dict())
 
 
 def unit_rows(count: int, dimension: int = 16, seed: int = 0) -> NDArray[np.float32]:

@@ -127,6 +127,7 @@ def test_values_that_no_build_writes_are_found_on_the_first_load(damaged: Path) 
         (lambda m: m["segments"][0]["files"]["poses.npy"].update(bytes=1 << 70), "not between"),
         (lambda m: m.update(bundle=3), "damaged"),
         (lambda m: m.update(index=3), "damaged"),
+        (lambda m: m.update(wanted_index="../quick"), "index type '../quick' is not known"),
         (lambda m: m.update(calibration=3), "damaged"),
     ],
 )

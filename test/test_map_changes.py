@@ -13,12 +13,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_support import PRAGUE, Images, content, expected, make_images, only_the_map_is_left, quick_disk  # noqa: F401
+from map_support import (
+    PRAGUE,
+    Images,
+    content,
+    expected,
+    index_over,
+    make_images,
+    only_the_map_is_left,
+    quick_disk,  # noqa: F401
+    rewrite,
+)
 
 from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap import add_images, build_map, compact, load_map, remove_images, verify_map
 from vgssl_core.geomap.builder import writing
-from vgssl_core.geomap.index.entry import IndexEntry, IndexQuality
 from vgssl_core.geomap.manifest import Manifest, read_manifest
 from vgssl_core.geomap.positions import CELL_M, MapPositions
 
@@ -42,12 +51,6 @@ def in_order(images: Images, model: str = "model-a") -> tuple[Any, str, MapPosit
 
 def add(path: Path, images: Images) -> Manifest:
     return add_images(path, *in_order(images))
-
-
-def rewrite(path: Path, **changes: Any) -> Manifest:
-    manifest = replace(read_manifest(path), **changes)
-    manifest.write(path)
-    return manifest
 
 
 CHANGES = st.one_of(
@@ -266,29 +269,14 @@ def test_a_calibration_is_dropped_with_a_warning_when_the_content_changes(
     assert compact(path).calibration == {"a": 1}
 
 
-def index_over(path: Path) -> Manifest:
-    """The map with an index over its segments; its file is no index, which no change needs to know."""
-    (path / "index-0a0a0a0a.faiss").write_bytes(b"x")
-    manifest = read_manifest(path)
-    entry = IndexEntry(
-        "hnsw",
-        "index-0a0a0a0a.faiss",
-        "0" * 64,
-        1,
-        tuple(item.name for item in manifest.segments),
-        manifest.count,
-        {"ef_search": 64, "refine_factor": 1},
-        IndexQuality(1.0, 1.0, 0.1, 0.2, 300.0),
-    )
-    return rewrite(path, index=entry.to_dict())
-
-
 def test_an_index_stays_until_a_segment_that_it_covers_is_written_anew(path: Path) -> None:
     index = index_over(path).index
     assert add(path, make_images(5, seed=1)).index == index
     assert remove_images(path, [42]).index == index
     assert (path / "index-0a0a0a0a.faiss").exists()
+    assert read_manifest(path).wanted_index is None
     assert remove_images(path, [3]).index == {"type": "exact"}
+    assert add(path, make_images(5, seed=2)).wanted_index == compact(path).wanted_index == "hnsw"
     assert not (path / "index-0a0a0a0a.faiss").exists()
     index_over(path)
     assert compact(path).index == {"type": "exact"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from map_support import quick_disk  # noqa: F401
+from map_support import index_over, quick_disk  # noqa: F401
 from tiny import make_place_set
 
 import training.build_map
@@ -133,6 +133,36 @@ def test_an_index_lasts_until_what_it_covers_is_changed(
     manifest = read_manifest(path)
     assert (manifest.index["type"], manifest.index["file"]) == ("hnsw", index.name)
     assert manifest.index["segments"] == [item.name for item in manifest.segments]
+
+
+@pytest.mark.parametrize("action", [["remove", "--source", "*/no such/*"], ["compact"]])
+def test_an_index_that_was_lost_to_a_kill_is_told_and_built_by_the_next_change(
+    action: list[str], path: Path, capsys: pytest.CaptureFixture[str], indexed: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_over(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.map_changes.reindex", killed)
+        assert run("compact", path) != 0
+    assert run("info", path) == 0
+    assert f"`vgssl map index {path} --kind hnsw`" in capsys.readouterr().out
+    assert run(action[0], path, *action[1:]) == 0
+    assert indexed == [("a", "hnsw", None)]
+
+
+def test_a_new_map_whose_index_was_lost_to_a_kill_tells_it(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("training.map_derived.reindex", killed)
+        assert run("slice", path, "--out", tmp_path / "b", "--x_m", 0, "--y_m", 0, "--radius_m", 40) != 0
+    assert run("info", tmp_path / "b") == 0
+    assert (command := f"vgssl map index {tmp_path / 'b'} --kind auto") in capsys.readouterr().out
+    assert run(*command.split()[2:]) == 0
+    assert "vgssl map index" not in capsys.readouterr().out
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

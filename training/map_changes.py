@@ -91,7 +91,7 @@ def remove(config: RemoveConfig) -> None:
     """Remove what is chosen, and print what came out."""
     before = read_manifest(config.map)
     after = remove_images(config.map, _choice(config, before), before.map_id)
-    _renew_index(config.map, before, after)
+    _renew_index(config.map, after)
     print("\n".join(describe(load_map(config.map))))
     print(f"removed     {before.count - after.count} images")
 
@@ -100,15 +100,15 @@ def compact(config: CompactConfig) -> None:
     """Put the map in order, and print what came out."""
     before = read_manifest(config.map)
     after = geomap_changes.compact(config.map, config.tile_m)
-    _renew_index(config.map, before, after)
+    _renew_index(config.map, after)
     print("\n".join(describe(load_map(config.map))))
     print(f"compacted   {len(before.segments)} segment(s) became {len(after.segments)}")
 
 
-def _renew_index(path: Path, before: Manifest, after: Manifest) -> None:
-    """Build the kind of index again that a change has made obsolete."""
-    if after.index != before.index:
-        reindex(path, str(before.index["type"]))
+def _renew_index(path: Path, manifest: Manifest) -> None:
+    """Build the kind of index again that a change has made obsolete, this one or one that was killed."""
+    if manifest.wanted_index is not None:
+        reindex(path, manifest.wanted_index)
 
 
 def _choice(config: RemoveConfig, manifest: Manifest) -> Choice:

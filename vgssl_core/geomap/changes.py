@@ -30,7 +30,6 @@ from vgssl_core.geomap.segment import open_poses, read_rows, write_segment
 #: Which images are meant: (n,) indices, or what tells of the positions of images whether it is them. Positions come
 #: with ``planar_m``, x and y in the map's frame, whether the map is local or not.
 Choice = NDArray[np.integer] | Sequence[int] | Callable[[MapPositions], NDArray[np.bool_]]
-EXACT = {"type": "exact"}
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +66,7 @@ def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: Ma
         if len(new) < len(added):
             known = len(rows) - sum(segment.count for segment in new)
             _log.info("Map %s has %d of the %d images already: they are not added again.", path, known, len(rows))
-        return _switch(path, old, [*old.segments, *new], old.index) if new else old
+        return _switch(path, old, [*old.segments, *new]) if new else old
 
 
 def remove_images(path: str | Path, which: Choice, map_id: str | None = None) -> Manifest:
@@ -102,7 +101,7 @@ def remove_images(path: str | Path, which: Choice, map_id: str | None = None) ->
         ]
         covered = set(old.index.get("segments", ()))
         whole = covered <= {segment.name for segment in segments}
-        return _switch(path, old, segments, old.index if whole else EXACT)
+        return _switch(path, old if whole else old.without_index(), segments)
 
 
 def compact(path: str | Path, tile_m: float | None = None) -> Manifest:
@@ -123,7 +122,7 @@ def compact(path: str | Path, tile_m: float | None = None) -> Manifest:
         tile = chosen_tile(tile_m, old)
         rows = read_rows(path, old)
         segments = write_segments(path, rows, old.precision, tile, "compact")
-        new = stamped(replace(old, segments=segments, index=EXACT, tile_m=tile))
+        new = stamped(replace(old.without_index(), segments=segments, tile_m=tile))
         new.write(path)
         return new
 
@@ -208,10 +207,10 @@ def _rewritten(path: Path, manifest: Manifest, segment: SegmentEntry, mask: NDAr
     return write_segment(path, rows.subset(np.flatnonzero(mask)), manifest.precision)
 
 
-def _switch(path: Path, old: Manifest, segments: Sequence[SegmentEntry], index: dict) -> Manifest:
+def _switch(path: Path, old: Manifest, segments: Sequence[SegmentEntry]) -> Manifest:
     """Make these segments the map; from here on readers see the new content."""
     warn_of_calibration(old, f"map {path}")
     poses = np.concatenate([np.array(open_poses(path, segment)) for segment in segments])
-    new = stamped(replace(old, segments=tuple(segments), spacing_m=spacing_of(poses), index=index, calibration=None))
+    new = stamped(replace(old, segments=tuple(segments), spacing_m=spacing_of(poses), calibration=None))
     new.write(path)
     return new

@@ -31,7 +31,7 @@ def write_derived(
     source: str | None = None,
     tile_m: float | None = None,
 ) -> Manifest:
-    """Write images as a new map in the frame of a parent, whose model and bundle it shares.
+    """Write images as a new map in the frame of a parent, whose model and bundle it shares; its index is to be built.
 
     Args:
         out: Folder for the new map.
@@ -62,6 +62,7 @@ def write_derived(
             source=parent.source if source is None else source,
             bundle=_bundle(path, parent, out),
             tile_m=tile,
+            wanted_index="auto",
         )
         manifest.write(out)
     return manifest

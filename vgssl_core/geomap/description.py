@@ -38,7 +38,9 @@ def describe(geomap: GeoMap) -> list[str]:
 def _index(geomap: GeoMap) -> str:
     entry = geomap.index
     if entry is None:
-        return "none: every image is compared"
+        wanted = geomap.manifest.wanted_index
+        until = f", until `vgssl map index {geomap.path} --kind {wanted}` builds the one that is missing"
+        return f"none: every image is compared{until if wanted else ''}"
     quality = entry.quality
     parameters = ", ".join(f"{name} {value}" for name, value in entry.parameters.items())
     return (

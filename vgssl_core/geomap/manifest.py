@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from vgssl_core.errors import MapError
 from vgssl_core.geodesy import LocalFrame
-from vgssl_core.geomap.index.entry import parse_index
+from vgssl_core.geomap.index.entry import PARAMETERS, parse_index
 from vgssl_core.sealed import require_seal, write_sealed
 from vgssl_core.storage import read_yaml
 from vgssl_core.verified import require_inside
@@ -74,6 +74,8 @@ class Manifest:
         calibration: Features → probability, of this map, model and precision; None until calibrated.
         segments: The segments, in the order of the map's indices.
         tile_m: Side of the square tiles that the map was cut into, a segment each; None where it was not.
+        wanted_index: Kind of the index that the map had or is to get, while it is still to be built; None where it is
+            searched as it should be.
     """
 
     map_id: str
@@ -89,6 +91,7 @@ class Manifest:
     index: dict[str, Any] = field(default_factory=lambda: {"type": "exact"})
     calibration: dict[str, Any] | None = None
     tile_m: float | None = None
+    wanted_index: str | None = None
 
     @property
     def count(self) -> int:
@@ -108,6 +111,11 @@ class Manifest:
     def restricted_to(self, segments: Sequence[SegmentEntry]) -> Manifest:
         """The manifest of some of the segments only, which are searched exactly; it is never written."""
         return replace(self, segments=tuple(segments), index={"type": "exact"})
+
+    def without_index(self) -> Manifest:
+        """The manifest searched exactly, until the index that it had is built anew."""
+        lost = None if self.index["type"] == "exact" else self.index["type"]
+        return replace(self, index={"type": "exact"}, wanted_index=lost or self.wanted_index)
 
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest in one step.
@@ -141,6 +149,7 @@ class Manifest:
             "source": self.source,
             "bundle": self.bundle,
             "index": self.index,
+            "wanted_index": self.wanted_index,
             "calibration": self.calibration,
             "tile_m": self.tile_m,
             "segments": [
@@ -239,6 +248,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
         calibration=None if content["calibration"] is None else dict(content["calibration"]),
         segments=tuple(_segment(item) for item in content["segments"]),
         tile_m=None if content["tile_m"] is None else _number(content["tile_m"]),
+        wanted_index=content.get("wanted_index"),
     )
     _box(content["extent_m"])
     _require(manifest.precision in PRECISIONS, f"precision {manifest.precision!r} is not known")
@@ -247,6 +257,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
     _require(len(manifest.segments) > 0, "there are no segments")
     _require(len({item.name for item in manifest.segments}) == len(manifest.segments), "a segment is listed twice")
     _require(manifest.count == _integer(content["count"], _MAX_COUNT), "count is not the sum of the segments")
+    wanted = manifest.wanted_index
+    _require(wanted in (None, "auto", *PARAMETERS), f"index type {str(wanted)[:80]!r} is not known")
     parse_index(manifest.index, [(item.name, item.count) for item in manifest.segments])
     return manifest
 

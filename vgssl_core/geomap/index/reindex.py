@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vgssl_core.faiss_package import load_faiss
 from vgssl_core.geomap.blocks import Blocks, StoredBlocks
-from vgssl_core.geomap.changes import EXACT, changing
+from vgssl_core.geomap.changes import changing
 from vgssl_core.geomap.index.build import EFFORTS, write_index
 from vgssl_core.geomap.index.choice import IndexChoice, choose_index
 from vgssl_core.geomap.index.entry import IndexEntry, IndexQuality
@@ -52,7 +52,8 @@ def reindex(path: str | Path, kind: str = "auto", memory_mb: float | None = None
             choice = IndexChoice("exact", f"an index needs FAISS, which is not installed; {choice.reason}", 0.0)
         _log.info("Index of %s: %s (%s).", path, choice.kind, choice.reason)
         entry = None if choice.kind == "exact" else _build(path, manifest, choice.kind, seed)
-        replace(manifest, index=EXACT if entry is None else entry.to_dict()).write(path)
+        index = {"type": "exact"} if entry is None else entry.to_dict()
+        replace(manifest, index=index, wanted_index=None).write(path)
     return entry
 
 
