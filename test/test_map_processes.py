@@ -15,9 +15,10 @@ import pytest
 from map_support import content, make_images, only_the_map_is_left
 
 from vgssl_core.errors import MapError
-from vgssl_core.geomap import add_images, build_map, compact, load_map, remove_images, verify_map
+from vgssl_core.geomap import add_images, build_map, compact, load_map, remove_images, verify, verify_map
 from vgssl_core.geomap import manifest as manifests
 from vgssl_core.geomap.manifest import read_manifest
+from vgssl_core.geomap.tiles import TiledMap
 
 WORKERS = Path(__file__).with_name("map_workers.py")
 
@@ -173,3 +174,36 @@ def test_of_two_writers_in_two_processes_the_second_is_refused(killer: Killer) -
         assert killer.go_on("compact")[1] == 1
     assert content(killer.folder / "a") == before
     assert killer.go_on("compact")[1] == 0
+
+
+def test_a_map_that_is_switched_while_it_is_verified_is_verified_in_its_new_version(
+    pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(pristine / "a", tmp_path / "map"))
+    read, switched = verify.read_positions, []
+
+    def switch_first(*arguments: Any) -> Any:
+        if not switched:
+            switched.append(compact(path))
+        return read(*arguments)
+
+    monkeypatch.setattr(verify, "read_positions", switch_first)
+    assert verify_map(path).manifest == switched[0]
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_sources_that_a_change_has_swept_are_said_to_be_gone_and_not_damaged(
+    tiled: bool, pristine: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(pristine / "a", tmp_path / "map"))
+    geomap = TiledMap(path, 10**9) if tiled else load_map(path)
+    records = next((path / "segments").glob("*/records.parquet"))
+    content = records.read_bytes()
+    records.write_bytes(b"x")
+    with pytest.raises(MapError, match="damaged"):
+        print([geomap.sources[index] for index in range(len(geomap))])
+    records.write_bytes(content)
+    compact(path)
+    with pytest.raises(MapError, match=r"has changed since it was loaded.*load it again") as caught:
+        geomap.sources[0]
+    assert "damaged" not in str(caught.value)

@@ -15,7 +15,7 @@ from vgssl_core.geodesy import LocalFrame
 from vgssl_core.geomap.blocks import Blocks, StoredBlocks
 from vgssl_core.geomap.index.entry import parse_index
 from vgssl_core.geomap.index.search import IndexedSearch, open_search
-from vgssl_core.geomap.manifest import Manifest, with_manifest
+from vgssl_core.geomap.manifest import Manifest, still_there, with_manifest
 from vgssl_core.geomap.positions import FARTHEST_M
 from vgssl_core.geomap.records import read_sources
 from vgssl_core.geomap.region import RegionSearch
@@ -176,9 +176,13 @@ class GeoMap(InMapFrame):
         """Where each image comes from (a file; or a bag, topic and stamp), in the order of the indices.
 
         Raises:
-            MapError: The records are damaged.
+            MapError: The records are damaged, or the map has changed since it was loaded.
         """
-        return [source for segment in self.manifest.segments for source in read_sources(self.path, segment)]
+        found: list[str] = []
+        for segment in self.manifest.segments:
+            with still_there(self.path, segment):
+                found += read_sources(self.path, segment)
+        return found
 
     @property
     def size_bytes(self) -> int:

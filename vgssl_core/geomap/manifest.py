@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,6 +184,23 @@ def with_manifest(folder: Path, read: Callable[[Manifest], Result]) -> Result:
             if current == manifest:
                 raise
             manifest = current
+
+
+@contextlib.contextmanager
+def still_there(folder: Path, segment: SegmentEntry) -> Iterator[None]:
+    """Read more of a segment of a map that is open.
+
+    Raises:
+        MapError: From the block; where the map has the segment no longer, it says so instead of naming damage.
+    """
+    try:
+        yield
+    except MapError as problem:
+        if segment in read_manifest(folder).segments:
+            raise
+        raise MapError(
+            f"Map {folder} has changed since it was loaded, and what is asked for is gone: load it again."
+        ) from problem
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vgssl_core.errors import ConfigError, DataError, MapError
 from vgssl_core.geomap.geo_map import GeoMap, InMapFrame, Matches
-from vgssl_core.geomap.manifest import Manifest, SegmentEntry, read_manifest
+from vgssl_core.geomap.manifest import Manifest, SegmentEntry, read_manifest, still_there
 from vgssl_core.geomap.positions import POSE_DTYPE
 from vgssl_core.geomap.records import read_sources
 from vgssl_core.geomap.segment import open_poses
@@ -132,7 +132,9 @@ class TiledMap(InMapFrame):
         tile = self._tiles.get(number)
         if tile is not None:
             return tile.poses
-        return open_poses(self.path, self.manifest.segments[number])
+        segment = self.manifest.segments[number]
+        with still_there(self.path, segment):
+            return open_poses(self.path, segment)
 
     def _adopt(self, manifest: Manifest) -> None:
         """Take a version of the map; nothing of it is loaded yet."""
@@ -217,7 +219,9 @@ class _Sources:
 
     def __getitem__(self, index: int) -> str:
         owner, place = self._map.owners(np.asarray(index, np.int64))
-        return read_sources(self._map.path, self._map.manifest.segments[int(owner)])[int(place)]
+        segment = self._map.manifest.segments[int(owner)]
+        with still_there(self._map.path, segment):
+            return read_sources(self._map.path, segment)[int(place)]
 
 
 def tile_bytes(segment: SegmentEntry, dimension: int) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 from vgssl_core import geodesy
 from vgssl_core.errors import MapError
 from vgssl_core.geomap.exact import ExactSearch
-from vgssl_core.geomap.geo_map import GeoMap, load_map
-from vgssl_core.geomap.manifest import SEGMENTS, SegmentEntry
+from vgssl_core.geomap.geo_map import GeoMap
+from vgssl_core.geomap.manifest import SEGMENTS, Manifest, SegmentEntry, with_manifest
 from vgssl_core.geomap.records import RECORDS, read_positions
 from vgssl_core.geomap.segment import open_segment
 
@@ -24,7 +24,7 @@ _REMEDY = "Build the map again, or copy it again whole."
 
 
 def verify_map(path: str | Path) -> GeoMap:
-    """Load a map and look at all of it.
+    """Load a map and look at all of it; of one that is switched meanwhile, at the new version.
 
     All checksums are compared, every descriptor, pose and record is looked at and compared with the others, and a
     sample of searches is compared with an exact search.
@@ -32,8 +32,12 @@ def verify_map(path: str | Path) -> GeoMap:
     Raises:
         MapError: Anything that is not as it should be.
     """
-    geomap = load_map(path, verify=True)
-    for segment in geomap.manifest.segments:
+    return with_manifest(Path(path), lambda manifest: _verified(Path(path), manifest))
+
+
+def _verified(path: Path, manifest: Manifest) -> GeoMap:
+    geomap = GeoMap(path, manifest, verify=True)
+    for segment in manifest.segments:
         _verify_records(geomap, segment)
     _verify_search(geomap)
     return geomap
