@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,7 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _act(name: str, arguments: Sequence[str]) -> int:
     _refuse_options_of_others(name, arguments)
-    _open_many_files()
     action = ACTIONS[name]
     action.work(command_line.parse(action.config, arguments, f"vgssl map {name}", action.positional))
     return 0
@@ -136,13 +133,6 @@ def _refuse_options_of_others(name: str, arguments: Sequence[str]) -> None:
 
 def _options(action: Action) -> set[str]:
     return {field.name for field in dataclasses.fields(action.config)} - set(action.positional)
-
-
-def _open_many_files() -> None:
-    """Each tile of a map is a file that is held open, and shells allow few by default."""
-    with contextlib.suppress(OSError, ValueError):
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

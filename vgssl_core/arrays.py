@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.errors import VgsslError
+from vgssl_core.open_files import cannot_read
 
 
 def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], error: type[VgsslError], remedy: str) -> NDArray:
@@ -35,5 +36,7 @@ def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], error: type[
             order = " in Fortran order" if header[1] else ""
             raise ValueError(f"it holds {header[2]} {header[0]}{order} in {size} bytes instead of {dtype} {shape}")
         return np.memmap(path, dtype, "r", offset, shape)
+    except OSError as problem:
+        raise error(cannot_read(path, problem, remedy)) from problem
     except Exception as problem:  # On a damaged header numpy's parser raises what it happens upon.
         raise error(f"{path} is damaged: {str(problem)[:300]}. {remedy}") from problem

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from vgssl_core.errors import VgsslError
+from vgssl_core.open_files import cannot_read
 from vgssl_core.remembered import remember, remembers
 from vgssl_core.storage import sha256 as sha256_of
 
@@ -44,7 +45,7 @@ def require_unaltered(
     except FileNotFoundError as problem:
         raise error(f"{path} is missing. {remedy}") from problem
     except OSError as problem:
-        raise error(f"Cannot read {path}: {problem.strerror}. {remedy}") from problem
+        raise error(cannot_read(path, problem, remedy)) from problem
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -63,7 +64,7 @@ def require_unaltered(
             remember(subject, state)
         return True
     except OSError as problem:
-        raise error(f"Cannot read {path}: {problem.strerror}. {remedy}") from problem
+        raise error(cannot_read(path, problem, remedy)) from problem
     finally:
         os.close(descriptor)
 

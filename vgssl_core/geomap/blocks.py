@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.errors import MapError
+from vgssl_core.open_files import cannot_read
 
 #: fp16 becomes fp32 in parts that fit a core's cache.
 _HALF_BYTES_AT_ONCE = 1 << 21
@@ -108,7 +109,7 @@ class StoredBlocks(Blocks):
             # Python closes them with the last reference to this object.
             self._files: list[BinaryIO] = [open(array.filename, "rb", buffering=0) for array in arrays]  # noqa: SIM115
         except OSError as problem:
-            raise MapError(f"Cannot read {problem.filename}: {problem.strerror}. Load the map again.") from problem
+            raise MapError(cannot_read(problem.filename, problem, "Load the map again.")) from problem
         self._offsets = [array.offset for array in arrays]
 
     def _take_from(self, number: int, rows: NDArray[np.int64]) -> NDArray[np.floating]:

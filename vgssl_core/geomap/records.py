@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap.manifest import SEGMENTS, SegmentEntry
 from vgssl_core.geomap.positions import MapPositions
+from vgssl_core.open_files import cannot_read
 from vgssl_core.verified import require_inside
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def read_records(folder: Path, segment: SegmentEntry, columns: Sequence[str] = t
             _check_footer(file, segment.count)
             batches = list(_plain_batches(file.iter_batches(_BATCH_ROWS, columns=names), segment.count))
         return pyarrow.Table.from_batches(batches).select(names)
-    except (OSError, KeyError, ValueError, MemoryError, OverflowError, pyarrow.ArrowException) as problem:
+    except OSError as problem:
+        raise MapError(cannot_read(path, problem, _REMEDY)) from problem
+    except (KeyError, ValueError, MemoryError, OverflowError, pyarrow.ArrowException) as problem:
         raise MapError(f"{path} is damaged: {str(problem)[:300]}. {_REMEDY}") from problem
 
 

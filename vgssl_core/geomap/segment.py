@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vgssl_core import open_files
 from vgssl_core.arrays import open_array
 from vgssl_core.errors import MapError
 from vgssl_core.geomap.blocks import to_float32
@@ -107,6 +108,7 @@ def open_segment(
         MapError: A file is missing, truncated, altered, a link to elsewhere, of another shape or type, or holds
             values that no build writes.
     """
+    open_files.allow_many()
     place = folder / SEGMENTS / segment.name
     for file, entry in segment.files.items():
         require_inside(folder, place / file, MapError, _REMEDY)
