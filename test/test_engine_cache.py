@@ -199,3 +199,9 @@ def test_kills_leave_a_whole_engine_or_none_and_the_next_builder_sweeps(tmp_path
     obtained(EngineCache(tmp_path), key=OTHER_KEY)
     assert hidden(tmp_path) == []
     assert {item.name for item in tmp_path.iterdir() if item.name.startswith(".")} == {".lock"}
+
+
+def test_what_a_killed_builder_left_goes_though_its_process_number_is_in_use_again(tmp_path: Path) -> None:
+    (tmp_path / f"{ASIDE_PREFIX}{os.getpid()}-01234567-{KEY.name()}").mkdir()
+    obtained(EngineCache(tmp_path))
+    assert hidden(tmp_path) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from vgssl_core.geomap import add_images, build_map, compact, load_map, remove_i
 from vgssl_core.geomap.builder import writing
 from vgssl_core.geomap.manifest import Manifest, read_manifest
 from vgssl_core.geomap.positions import CELL_M, MapPositions
+from vgssl_core.storage import ASIDE_PREFIX
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +315,13 @@ def test_a_change_that_fails_leaves_the_old_map_and_nothing_else(path: Path, mon
             change()
         only_the_map_is_left(path)
     assert content(path) == before
+
+
+def test_a_writer_sweeps_though_the_number_of_a_killed_one_is_in_use_again(path: Path) -> None:
+    for folder in (path, path / "segments"):
+        (folder / f"{ASIDE_PREFIX}{os.getpid()}-01234567-left").write_text("")
+    add(path, make_images(1, seed=9))
+    only_the_map_is_left(path)
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:

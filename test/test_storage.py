@@ -177,6 +177,15 @@ def test_sweeping_spares_what_a_living_process_writes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "outer"
 
 
+def test_who_writes_alone_sweeps_though_the_number_of_a_dead_process_is_in_use_again(tmp_path: Path) -> None:
+    # In a container every program is process 1.
+    (tmp_path / f"{storage.ASIDE_PREFIX}{os.getpid()}-01234567-a").write_text("left")
+    sweep_unfinished(tmp_path)
+    assert leftovers(tmp_path) != []
+    sweep_unfinished(tmp_path, alone=True)
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["a b", "ä→ö", "-rf", "new\nline", "a*b?[c]", "@1@2@", "..hidden", "x" * 200])
 def test_any_file_name_is_written(name: str, tmp_path: Path) -> None:
     killed(f"with storage.atomic_file(folder / {name!r}) as aside:\n    aside.write_text('x')\n    die()\n", tmp_path)

@@ -148,12 +148,14 @@ def _exchange(first: Path, second: Path) -> bool:
     return rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
 
 
-def sweep_unfinished(folder: str | Path, name: str | None = None) -> None:
+def sweep_unfinished(folder: str | Path, name: str | None = None, alone: bool = False) -> None:
     """Remove what killed writers left in ``folder``, and put back what one was about to replace.
 
     Args:
         folder: Where they wrote.
         name: Only writes to this name; None takes all.
+        alone: Nobody else writes there now, because the caller holds its lock. Without it what seems to be a living
+            process's is left; in a container every program is process 1, and a dead one's seems so for ever.
     """
     pattern = re.compile(
         rf"({re.escape(ASIDE_PREFIX)}|{re.escape(_REPLACED_PREFIX)})(\d+)-[0-9a-f]{{8}}-(.+)", re.DOTALL
@@ -162,7 +164,7 @@ def sweep_unfinished(folder: str | Path, name: str | None = None) -> None:
         hidden = sorted(entry.name for entry in entries if entry.name.startswith("."))
     for item in (Path(folder) / entry for entry in hidden):
         found = pattern.fullmatch(item.name)
-        if found is None or name not in (None, found[3]) or _is_alive(int(found[2])):
+        if found is None or name not in (None, found[3]) or (not alone and _is_alive(int(found[2]))):
             continue
         if found[1] == _REPLACED_PREFIX and not item.with_name(found[3]).exists():
             os.replace(item, item.with_name(found[3]))

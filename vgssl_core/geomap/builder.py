@@ -210,17 +210,18 @@ def writing(out: Path) -> Iterator[None]:
 def sweep(out: Path) -> None:
     """Remove segments and indices that the map's manifest does not name, and what killed writers left.
 
+    The caller is `writing`, so that nothing unfinished here is anybody else's.
     Readers have opened what they use, so that it stays whole for them. What is not ours stays; of a folder without map
     nothing else does, but what an interrupted build can go on from.
     """
-    sweep_unfinished(out)
+    sweep_unfinished(out, alone=True)
     try:
         manifest = read_manifest(out) if (out / MANIFEST).exists() else None
     except MapError:  # A damaged or foreign manifest may name anything: what it names is not ours to remove.
         return
     kept = () if manifest is None else (manifest.index.get("file"), *(segment.name for segment in manifest.segments))
     if _is_real_folder(out / SEGMENTS):
-        sweep_unfinished(out / SEGMENTS)
+        sweep_unfinished(out / SEGMENTS, alone=True)
         for item in (out / SEGMENTS).iterdir():
             if SEGMENT_NAME.fullmatch(item.name) and item.name not in kept:
                 shutil.rmtree(item, ignore_errors=True)

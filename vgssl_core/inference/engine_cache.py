@@ -165,7 +165,7 @@ class EngineCache:
             except BlockingIOError:
                 _log.info("Waiting for another process that builds an engine in %s.", self.folder)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            sweep_unfinished(self.folder)
+            sweep_unfinished(self.folder, alone=True)
             yield
 
 
