@@ -174,7 +174,9 @@ def killed(*_: object) -> None:
         (["--low-m", -1000, -5, "--high-m", 0, 5], 3),
         (["--x_m", 75, "--y_m", 0, "--radius_m", 1], 5),
         (["--source", "*/database/*"], None),
-        (["--source", "*/no such/*"], 6),
+        (["--source", "database/@*"], None),
+        (["--source", "*/database/@04569*"], 5),
+        (["--source", "database/@04570[25]*"], 4),
     ],
 )
 def test_images_are_removed_by_row_source_or_place(
@@ -241,6 +243,8 @@ def test_an_index_is_built_on_request(path: Path, indexed: list, capsys: pytest.
         (["remove", "MAP"], "give either --rows, --source, or an area"),
         (["remove", "MAP", "--rows", 1, "--source", "x"], "give either"),
         (["remove", "MAP", "--rows", 6], "no image 6"),
+        (["remove", "MAP", "--source", "drive-7/*"], "has a source 'drive-7/*': its sources are like"),
+        (["remove", "MAP", "--source", "atabase/*"], "has a source 'atabase/*'"),
         (["slice", "MAP", "--out", "OUT"], "An area is given by"),
         (["slice", "MAP", "--out", "OUT", "--x_m", 1, "--radius_m", 5], "An area is given by"),
         (["slice", "MAP", "--out", "OUT", "--low_m", 1, "--high_m", 5, 6], "two numbers"),

@@ -20,6 +20,7 @@ from vgssl_core.geomap.description import describe
 from vgssl_core.geomap.index.reindex import reindex
 from vgssl_core.geomap.manifest import Manifest, read_manifest
 from vgssl_core.geomap.positions import MapPositions
+from vgssl_core.geomap.records import read_sources
 from vgssl_core.inference import load_bundle, open_embedder
 from vgssl_core.localization.localizer import remembered_bundle
 
@@ -44,7 +45,8 @@ class RemoveConfig(AreaOptions):
     Attributes:
         map: The map's folder.
         rows: Indices of images, as matches have them.
-        source: Pattern of the sources, for example ``*/2021-04-*``; the star stands for anything.
+        source: Pattern of the sources or of their last parts, for example ``drive-7/*`` or ``*/2021-04-*``; the star
+            stands for anything.
     """
 
     map: Path
@@ -91,6 +93,11 @@ def remove(config: RemoveConfig) -> None:
     """Remove what is chosen, and print what came out."""
     before = read_manifest(config.map)
     after = remove_images(config.map, _choice(config, before), before.map_id)
+    if config.source is not None and after == before:
+        example = read_sources(config.map, before.segments[0])[0]
+        raise ConfigError(
+            f"No image of map {config.map} has a source {config.source!r}: its sources are like {example}."
+        )
     _renew_index(config.map, after)
     print("\n".join(describe(load_map(config.map))))
     print(f"removed     {before.count - after.count} images")
@@ -119,7 +126,8 @@ def _choice(config: RemoveConfig, manifest: Manifest) -> Choice:
     if config.rows:
         return config.rows
     if config.source is not None:
-        pattern = re.compile(fnmatch.translate(config.source))
+        # Sources are absolute paths; people name what they end with.
+        pattern = re.compile("|".join(map(fnmatch.translate, (config.source, f"*/{config.source}"))))
         return lambda positions: np.array([pattern.match(source) is not None for source in positions.source])
     area = chosen_area(config, manifest)
 
