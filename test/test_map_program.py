@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,29 @@ def test_images_are_added_with_the_bundle_that_the_map_remembers(
     assert found[:, 0].tolist() != found[:, 1].tolist()
     assert sorted(found[:, 1].tolist()) == [6, 7, 8]
     assert indexed == []
+    assert sorted(item.name for item in path.iterdir()) == ["map.yaml", "segments"]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_images_without_a_common_frame_are_refused_before_one_is_embedded(
+    local: bool,
+    path: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not local:
+        plane = make_place_set(tmp_path / "plane", count=2, local=True)
+        path = tmp_path / "local"
+        assert training.build_map.main([f"--bundle={tiny_bundle}", f"--data={plane}", f"--out={path}"]) == 0
+    more = make_place_set(tmp_path / "more", count=3, local=local)
+    monkeypatch.setattr("vgssl_core.geomap.building.embed_images", stop)
+    caplog.set_level(logging.INFO)
+    assert run("add", path, "--data", more) == 1
+    assert "they have no common frame" in capsys.readouterr().err
+    assert "goes on there" not in caplog.text
     assert sorted(item.name for item in path.iterdir()) == ["map.yaml", "segments"]
 
 

@@ -15,7 +15,7 @@ from vgssl_core.errors import ConfigError
 from vgssl_core.geomap import add_images, load_map, remove_images, require_model
 from vgssl_core.geomap import changes as geomap_changes
 from vgssl_core.geomap.building import embedded_in_shards
-from vgssl_core.geomap.changes import Choice
+from vgssl_core.geomap.changes import Choice, require_common_frame
 from vgssl_core.geomap.description import describe
 from vgssl_core.geomap.index.reindex import reindex
 from vgssl_core.geomap.manifest import Manifest, read_manifest
@@ -75,6 +75,7 @@ def add(config: AddConfig) -> None:
     require_model(geomap, bundle.model_id, f"bundle {bundle.path}")
     config.check()
     images = config.images()
+    require_common_frame(config.map, geomap.manifest, images.positions)
     embedder = open_embedder(bundle, config.backend, config.threads)
     on_error = "skip" if config.skip_damaged else "raise"
     with embedded_in_shards(config.map, embedder, images, config.batch_size, on_error, config.shard_images) as embedded:

@@ -150,6 +150,22 @@ def changing(path: Path) -> Iterator[Manifest]:
         yield read_manifest(path)
 
 
+def require_common_frame(path: Path, manifest: Manifest, positions: MapPositions) -> None:
+    """Refuse images that have no place in a map's frame; programs ask before they embed them.
+
+    Raises:
+        MapError: Images in a local plane for a geo-referenced map, or the other way round.
+    """
+    if positions.is_georeferenced == (manifest.datum is not None):
+        return
+    kinds = "geo-referenced", "local"
+    here, there = kinds if manifest.datum is not None else kinds[::-1]
+    raise MapError(
+        f"Map {path} is {here} and the new images are {there}: they have no common frame. Give images with "
+        f"{'latitude and longitude' if manifest.datum is not None else 'positions in the plane of the map'}."
+    )
+
+
 def warn_of_calibration(manifest: Manifest, what: str) -> None:
     """Say that a calibration does not hold for other content."""
     if manifest.calibration is not None:
@@ -164,13 +180,7 @@ def _require_fit(path: Path, old: Manifest, model_id: str, dimension: int, posit
         )
     if dimension != old.dimension:
         raise MapError(f"Map {path} holds descriptors of length {old.dimension} and the new ones have {dimension}.")
-    if positions.is_georeferenced != (old.datum is not None):
-        kinds = "geo-referenced", "local"
-        here, there = kinds if old.datum is not None else kinds[::-1]
-        raise MapError(
-            f"Map {path} is {here} and the new images are {there}: they have no common frame. Give images with "
-            f"{'latitude and longitude' if old.datum is not None else 'positions in the plane of the map'}."
-        )
+    require_common_frame(path, old, positions)
 
 
 def _kept(path: Path, manifest: Manifest, which: Choice) -> list[NDArray[np.bool_]]:
