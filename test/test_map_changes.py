@@ -126,6 +126,16 @@ def build_spacing(positions_m: np.ndarray) -> float:
     return round(float(np.median(distances.min(axis=1))), 3)
 
 
+def test_a_map_tells_each_of_its_sources_once_and_not_without_end(path: Path) -> None:
+    for number, source in enumerate(["b", "", "a test", "c", "b", "x" * 5000, "y"]):
+        images = make_images(1, seed=20 + number)
+        add_images(path, *in_order(images), source=source)
+        told = read_manifest(path).source
+        assert told.startswith("a test; b; c; x"[: len(told)])
+        assert len(told) <= 4000
+    assert told.endswith("x…")
+
+
 @pytest.mark.parametrize(
     ("images", "model", "words"),
     [

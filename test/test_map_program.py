@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_images_are_added_with_the_bundle_that_the_map_remembers(
     printed = capsys.readouterr().out
     assert "added       3 images" in printed
     assert "2 segment(s)" in printed
+    assert re.search(r"^source +place set .*; place set .*more", printed, re.MULTILINE)
     geomap = load_map(path)
     assert len(geomap) == 9
     # Images 0 to 2 are in the map twice now, at the same places.

@@ -81,7 +81,7 @@ def add(config: AddConfig) -> None:
     with embedded_in_shards(config.map, embedder, images, config.batch_size, on_error, config.shard_images) as embedded:
         positions = images.positions.subset(embedded.kept)
         count_before = read_manifest(config.map).count
-        manifest = add_images(config.map, embedded.descriptors, embedder.model_id, positions)
+        manifest = add_images(config.map, embedded.descriptors, embedder.model_id, positions, images.description)
     print("\n".join(describe(load_map(config.map))))
     print(f"added       {manifest.count - count_before} images")
     covered = set(manifest.index.get("segments", ()))

@@ -39,6 +39,8 @@ from vgssl_core.storage import ASIDE_PREFIX, make_folder, sweep_unfinished, sync
 
 #: A folder of this name in a map, or beside one that is not there yet, holds the parts of a build that goes on.
 WORK_PREFIX = ".building-"
+#: What a map was built from is for people: more is not read.
+_MAX_SOURCE_LETTERS = 4000
 #: Writing fewer images takes no time that a progress bar could fill.
 _WORTH_A_BAR = 50_000
 
@@ -112,6 +114,12 @@ def stamped(manifest: Manifest) -> Manifest:
 def spacing_of(poses: NDArray[np.void]) -> float:
     """The spacing as manifests hold it: metres, to the millimetre."""
     return round(typical_spacing_m(poses), 3)
+
+
+def joined_source(*sources: str) -> str:
+    """What a map of several sources was built from, each told once; cut where it gets too long to read."""
+    text = "; ".join(dict.fromkeys(part for source in sources for part in source.split("; ") if part))
+    return text if len(text) < _MAX_SOURCE_LETTERS else text[: _MAX_SOURCE_LETTERS - 1] + "…"
 
 
 def write_segments(

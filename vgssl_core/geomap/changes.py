@@ -15,6 +15,7 @@ from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap.builder import (
     check_descriptors,
     check_tile,
+    joined_source,
     spacing_of,
     stamped,
     write_segments,
@@ -33,7 +34,9 @@ Choice = NDArray[np.integer] | Sequence[int] | Callable[[MapPositions], NDArray[
 _log = logging.getLogger(__name__)
 
 
-def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: MapPositions) -> Manifest:
+def add_images(
+    path: str | Path, descriptors: Rows, model_id: str, positions: MapPositions, source: str = ""
+) -> Manifest:
     """Add images after those that are there: one more segment, or in a map of tiles one more per tile.
 
     The frame stays: its datum is the map's. An index goes on covering what it covered; the new images are searched
@@ -45,6 +48,7 @@ def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: Ma
         descriptors: (N, D) float32 unit rows.
         model_id: Of the network that made them.
         positions: Where the N images were taken.
+        source: What the images come from, for people.
 
     Returns:
         The map's new manifest; the old one where it has all the images already.
@@ -66,7 +70,10 @@ def add_images(path: str | Path, descriptors: Rows, model_id: str, positions: Ma
         if len(new) < len(added):
             known = len(rows) - sum(segment.count for segment in new)
             _log.info("Map %s has %d of the %d images already: they are not added again.", path, known, len(rows))
-        return _switch(path, old, [*old.segments, *new]) if new else old
+        if not new:
+            return old
+        named = replace(old, source=joined_source(old.source, source))
+        return _switch(path, named, [*old.segments, *new])
 
 
 def remove_images(path: str | Path, which: Choice, map_id: str | None = None) -> Manifest:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vgssl_core.errors import MapError
+from vgssl_core.geomap.builder import joined_source
 from vgssl_core.geomap.derived import require_new, write_derived
 from vgssl_core.geomap.manifest import Manifest, with_manifest
 from vgssl_core.geomap.map_rows import MapRows
@@ -68,7 +69,7 @@ def merge_maps(
         here,
         "merge",
         precision="fp16" if "fp16" in (here.precision, there.precision) else "fp32",
-        source="; ".join(filter(None, dict.fromkeys([here.source, there.source]))),
+        source=joined_source(here.source, there.source),
         tile_m=tile_m,
     )
     return Merged(manifest, int(np.count_nonzero(~new)))
