@@ -73,6 +73,21 @@ def test_images_are_added_with_the_bundle_that_the_map_remembers(
     assert sorted(item.name for item in path.iterdir()) == ["map.yaml", "segments"]
 
 
+def test_what_a_stopped_add_can_go_on_from_is_named(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = make_place_set(tmp_path / "more", count=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.map_changes.add_images", stop)
+        assert run("add", path, "--data", more) != 0
+    (work,) = path.glob(".building-*")
+    capsys.readouterr()
+    assert run("compact", path) == 0
+    assert f"unfinished  {work.name}: " in capsys.readouterr().out
+    assert run("add", path, "--data", more) == 0
+    assert "unfinished" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_images_without_a_common_frame_are_refused_before_one_is_embedded(
     local: bool,

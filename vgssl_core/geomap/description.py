@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from vgssl_core.geomap.builder import WORK_PREFIX
 from vgssl_core.geomap.geo_map import GeoMap
 
 
@@ -32,6 +33,12 @@ def describe(geomap: GeoMap) -> list[str]:
         "map id": f"{manifest.map_id[:16]}…, {len(manifest.segments)} segment(s)"
         + ("" if manifest.tile_m is None else f", cut into tiles of {manifest.tile_m:g} m"),
     }
+    unfinished = sorted(item.name for item in geomap.path.glob(f"{WORK_PREFIX}*"))
+    if unfinished:
+        lines["unfinished"] = (
+            f"{', '.join(unfinished)}: what a stopped `build-map` or `map add` has embedded. The same command goes on "
+            "there; with other images it is removed, and you may remove it"
+        )
     return [f"{name:<11} {value}" for name, value in lines.items()]
 
 
