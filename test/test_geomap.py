@@ -14,6 +14,7 @@ from map_support import PRAGUE, edit, positions, segment_file, unit_rows
 from vgssl_core import geodesy
 from vgssl_core.errors import DataError, MapError
 from vgssl_core.geomap import GeoMap, build_map, load_map, require_model, verify_map
+from vgssl_core.geomap.description import describe
 from vgssl_core.geomap.manifest import read_manifest
 from vgssl_core.geomap.positions import CELL_M
 
@@ -60,9 +61,11 @@ def test_the_datum_is_the_mean_position_at_the_mean_known_altitude(tmp_path: Pat
     assert np.abs(geomap.positions_m[:, :2].mean(axis=0)).max() < 0.02
     assert np.isnan(geomap.positions_m[:, 2]).sum() == 1
     unknown = positions(3, PRAGUE, altitude_m=np.full(3, np.nan))
-    datum = build_map(tmp_path / "n", unit_rows(3), "model", unknown).datum
-    assert datum is not None
-    assert datum.altitude_m == 0.0
+    flat = build_map(tmp_path / "n", unit_rows(3), "model", unknown)
+    assert flat.datum is not None
+    assert flat.datum.altitude_m == 0.0
+    assert any(line.startswith("datum") and line.endswith("altitude not known") for line in describe(flat))
+    assert any(line.startswith("datum") and line.endswith("altitude 200.0 m") for line in describe(geomap))
 
 
 @pytest.mark.parametrize(

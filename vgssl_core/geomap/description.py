@@ -15,13 +15,16 @@ def describe(geomap: GeoMap) -> list[str]:
     manifest, datum = geomap.manifest, geomap.datum
     width, height = (high - low for low, high in zip(manifest.low_m, manifest.high_m, strict=True))
     known_yaw = int(np.isfinite(geomap.yaw_rad).sum())
+    # Without any known altitude a datum's is 0, and nobody measured it.
+    has_altitude = datum is not None and (datum.altitude_m != 0 or bool(np.isfinite(geomap.poses["z"]).any()))
     lines = {
         "map": f"{geomap.path}",
         "images": f"{len(geomap)}, typically {manifest.spacing_m:.1f} m apart, {known_yaw} with heading",
         "extent": f"{width:.0f} m east-west x {height:.0f} m north-south",
         "datum": "none: a local map, without latitude and longitude"
         if datum is None
-        else f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, altitude {datum.altitude_m:.1f} m",
+        else f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, altitude "
+        + (f"{datum.altitude_m:.1f} m" if has_altitude else "not known"),
         "model": f"{geomap.model_id[:16]}…, {geomap.dimension}-dimensional, {manifest.precision}",
         "bundle": manifest.bundle.get("path", "not recorded"),
         "source": manifest.source or "not recorded",
