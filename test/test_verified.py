@@ -8,9 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
+from map_support import make_images
 
 from vgssl_core import remembered, verified
 from vgssl_core.errors import DataError
+from vgssl_core.geomap import build_map, builder, load_map
+from vgssl_core.geomap.manifest import read_manifest
 from vgssl_core.remembered import FOLDER_VARIABLE, cache_folder, remember, remembers
 from vgssl_core.verified import require_inside, require_unaltered
 
@@ -155,6 +158,16 @@ def test_the_cache_stays_small(monkeypatch: pytest.MonkeyPatch, cache: Path) -> 
     assert len([item for item in cache.rglob("*") if item.is_file()]) <= 256 * 2
     assert remembers("file 699", "good")
     assert not remembers("file 699", "bad")
+
+
+def test_the_cache_has_room_for_several_of_the_largest_maps(cache: Path, tmp_path: Path) -> None:
+    images = make_images(30, datum=None)
+    build_map(tmp_path / "map", images.descriptors, "model-a", images.positions, tile_m=1000.0)
+    tiles = len(read_manifest(tmp_path / "map").segments)
+    load_map(tmp_path / "map")
+    entries = len([item for item in cache.rglob("*") if item.is_file()])
+    assert entries >= tiles
+    assert entries / tiles * builder._MAX_TILES * 3 <= 256 * remembered._MAX_PER_FOLDER
 
 
 def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

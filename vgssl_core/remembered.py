@@ -16,8 +16,9 @@ from vgssl_core.storage import atomic_file
 
 #: Where all of the project's caches lie, if it is set.
 FOLDER_VARIABLE = "VGSSL_CACHE_DIR"
-#: Entries are spread over 256 folders; a full one forgets its older half.
-_MAX_PER_FOLDER = 128
+#: Entries are spread over 256 folders; a full one forgets its older half. A map of 10,000 tiles has 40,000 entries, and
+#: one that found no room would be read whole at each load.
+_MAX_PER_FOLDER = 512
 _log = logging.getLogger(__name__)
 
 
