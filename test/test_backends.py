@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tiny import make_bundle, network, picture, projection
 from vgssl_core.errors import BundleError, ConfigError
 from vgssl_core.faiss_package import load_faiss
 from vgssl_core.imaging import Preprocessing
-from vgssl_core.inference import available_backends, load_bundle, open_embedder
+from vgssl_core.inference import available_backends, backends, load_bundle, open_embedder
 from vgssl_core.inference.backends import MINIMUM_COSINE, obstacles
 from vgssl_core.inference.choice import Task, choose_backend
 from vgssl_core.inference.cpu import has_bf16
@@ -153,6 +154,25 @@ def test_an_engine_that_cannot_is_refused_with_the_reason_and_never_replaced(
         open_embedder(bundle, backend, threads=1, precision=precision)
     assert str(obstacles(precision)[backend]) in str(caught.value)
     assert "onnxruntime" in str(caught.value)
+
+
+def test_a_refusal_tells_what_lacks_the_precision_from_what_is_not_installed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(package: str, precisions: tuple[str, ...], problem: str | None = None) -> SimpleNamespace:
+        return SimpleNamespace(package=package, precisions=precisions, obstacle=lambda precision: problem)
+
+    engines = {
+        "a": engine("os", ("fp32",)),
+        "b": engine("os", ("fp32", "fp16")),
+        "c": engine("no_such_package", ("fp32", "fp16")),
+        "d": engine("os", ("fp32",)),
+        "e": engine("os", ("fp32", "fp16"), "there is no GPU"),
+    }
+    monkeypatch.setattr(backends, "_engines", lambda: engines)
+    listed = r"Or choose of b, c \(not installed\), d \(not in fp16\), e \(not here\)\."
+    with pytest.raises(ConfigError, match=rf"a cannot run here: it has no fp16, only fp32\. {listed}"):
+        open_embedder(bundle, "a", precision="fp16")
 
 
 def test_an_unknown_precision_is_answered_with_the_list(tiny_bundle: Path) -> None:

@@ -93,7 +93,9 @@ def _backend_for(bundle: Bundle, backend: str, precision: str) -> Choice:
     if backend not in engines:
         raise ConfigError(f"There is no backend {backend!r}: choose auto or one of {_listing(precision)}.")
     if problem := problem_of(backend):
-        raise ConfigError(f"The backend {backend} cannot run here: {problem}. Or choose of {_listing(precision)}.")
+        raise ConfigError(
+            f"The backend {backend} cannot run here: {problem}. Or choose of {_listing(precision, backend)}."
+        )
     return Choice(backend, "as asked")
 
 
@@ -129,7 +131,7 @@ def obstacles(precision: str = "fp32") -> dict[str, str | None]:
 
 
 def _obstacle(name: str, engine: type[interface.Engine], precision: str) -> str | None:
-    if importlib.util.find_spec(engine.package) is None:
+    if not _is_installed(engine):
         return f"its package {engine.package} is not installed: pip install 'vgssl_ros[{name}]'"
     if precision not in engine.precisions:
         return f"it has no {precision}, only {', '.join(engine.precisions)}"
@@ -149,6 +151,17 @@ def _is_engine(module: ModuleType) -> bool:
     return getattr(getattr(module, "Embedder", None), "__module__", "") == module.__name__ and module is not interface
 
 
-def _listing(precision: str) -> str:
-    found = obstacles(precision).items()
-    return ", ".join(name if problem is None else f"{name} (not here)" for name, problem in found)
+def _is_installed(engine: type[interface.Engine]) -> bool:
+    return importlib.util.find_spec(engine.package) is not None
+
+
+def _listing(precision: str, without: str = "") -> str:
+    """The engines, and in a word why one cannot be chosen."""
+
+    def told(name: str, engine: type[interface.Engine]) -> str:
+        if _obstacle(name, engine, precision) is None:
+            return name
+        lacking = f"not in {precision}" if precision not in engine.precisions else "not here"
+        return f"{name} ({lacking if _is_installed(engine) else 'not installed'})"
+
+    return ", ".join(told(name, engine) for name, engine in _engines().items() if name != without)
