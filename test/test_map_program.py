@@ -265,6 +265,28 @@ def test_maps_are_merged_sliced_and_thinned(
     assert [name for name, *_ in indexed] == ["c", "d", "e", "f"]
 
 
+@pytest.mark.parametrize(
+    ("area", "words"),
+    [
+        (
+            ["--latitude_deg", 49.5, "--longitude_deg", 14.25, "--radius_m", 50],
+            "no image in the circle of 50 m around latitude 49.5, longitude 14.25: it reaches from",
+        ),
+        (["--x_m", 1000, "--y_m", 0.5, "--radius_m", 50], "no image in the circle of 50 m around x 1000 m, y 0.5 m: "),
+        (["--low_m", 900, 0, "--high_m", 950, 1], "no image in the box from x 900 m, y 0 m to x 950 m, y 1 m: it"),
+    ],
+)
+def test_an_area_without_images_is_named_as_it_was_given(
+    area: list, words: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("slice", path, "--out", tmp_path / "out", *area) == 1
+    problem = capsys.readouterr().err
+    assert words in problem
+    # Six images 30 m apart towards the east, around the datum.
+    told = r"from latitude 50\.00000, longitude 14\.40000 to latitude 50\.00000, longitude 14\.40209"
+    assert re.search(told + r" \(x -75 to 75 m, y -?0 to 0 m\)\. Give another", problem)
+
+
 def test_an_index_is_built_on_request(path: Path, indexed: list, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("index", path, "--kind", "hnsw", "--memory_mb", 100) == 0
     assert indexed == [("a", "hnsw", 100)]

@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 
 class Area(Protocol):
-    """A part of the map's plane."""
+    """A part of the map's plane; as text it is what messages call it."""
 
     def contains(self, planar_m: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which of (N, 2) positions lie inside; the edge belongs to it."""
@@ -29,6 +29,12 @@ class Area(Protocol):
 class Circle:
     """All points within a radius of a centre in the map's frame.
 
+    Attributes:
+        x_m: The centre.
+        y_m: The same.
+        radius_m: The radius.
+        given: The centre as people gave it, where they did not give x and y.
+
     Raises:
         DataError: A centre that is not finite, or no positive radius.
     """
@@ -36,6 +42,10 @@ class Circle:
     x_m: float
     y_m: float
     radius_m: float
+    given: str = ""
+
+    def __str__(self) -> str:
+        return f"the circle of {self.radius_m:.10g} m around {self.given or _told((self.x_m, self.y_m))}"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.x_m) and math.isfinite(self.y_m) and 0 < self.radius_m < math.inf):
@@ -59,7 +69,7 @@ class Circle:
         if not (abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180):
             raise DataError(f"Latitude {latitude_deg}, longitude {longitude_deg} is no point on Earth.")
         east, north, _ = datum.to_enu(latitude_deg, longitude_deg)
-        return cls(float(east), float(north), radius_m)
+        return cls(float(east), float(north), radius_m, f"latitude {latitude_deg}, longitude {longitude_deg}")
 
     def contains(self, planar_m: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which of (N, 2) positions lie inside; the edge belongs to it."""
@@ -82,6 +92,9 @@ class Box:
     low_m: Point
     high_m: Point
 
+    def __str__(self) -> str:
+        return f"the box from {_told(self.low_m)} to {_told(self.high_m)}"
+
     def __post_init__(self) -> None:
         finite = all(map(math.isfinite, (*self.low_m, *self.high_m)))
         if not (finite and self.low_m[0] <= self.high_m[0] and self.low_m[1] <= self.high_m[1]):
@@ -94,3 +107,7 @@ class Box:
     def meets(self, low_m: Point, high_m: Point) -> bool:
         """Whether the two boxes have a common point."""
         return all(self.low_m[axis] <= high_m[axis] and low_m[axis] <= self.high_m[axis] for axis in (0, 1))
+
+
+def _told(point: Point) -> str:
+    return f"x {point[0]:.10g} m, y {point[1]:.10g} m"

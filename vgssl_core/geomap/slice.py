@@ -44,8 +44,16 @@ def _rows_in(path: Path, manifest: Manifest, area: Area) -> MapRows:
         assert rows.positions.planar_m is not None
         rows = rows.subset(np.flatnonzero(area.contains(rows.positions.planar_m)))
     if rows is None or len(rows) == 0:
-        raise MapError(
-            f"Map {path} has no image in {area}: it reaches from {manifest.low_m} to {manifest.high_m} m. "
-            "Give another area."
-        )
+        raise MapError(f"Map {path} has no image in {area}: it reaches {_reach(manifest)}. Give another area.")
     return rows
+
+
+def _reach(manifest: Manifest) -> str:
+    """The box around a map's images, for people."""
+    (west, south), (east, north) = manifest.low_m, manifest.high_m
+    plane = f"x {west:.0f} to {east:.0f} m, y {south:.0f} to {north:.0f} m"
+    if manifest.datum is None:
+        return f"from {plane}"
+    latitude, longitude, _ = manifest.datum.to_wgs84(np.array([[west, south, 0.0], [east, north, 0.0]]))
+    corners = [f"latitude {lat:.5f}, longitude {lon:.5f}" for lat, lon in zip(latitude, longitude, strict=True)]
+    return f"from {' to '.join(corners)} ({plane})"
