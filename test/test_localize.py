@@ -40,7 +40,7 @@ def test_a_photo_is_found_with_the_maps_own_bundle(folder: Path, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     latitude, longitude, _ = DATUM.to_wgs84([90.0, 0.0, 0.0])
     rank, given_latitude, given_longitude, heading, *_ = lines[1].split()
-    assert (rank, heading) == ("1", "90°")
+    assert (rank, heading) == ("0", "90°")
     assert geodesy.horizontal_distance_m(float(given_latitude), float(given_longitude), latitude, longitude) < 1
     assert any("not calibrated" in line for line in lines)
     assert lines[-1].startswith(f"https://www.openstreetmap.org/?mlat={float(latitude):.5f}")
@@ -50,6 +50,7 @@ def test_json_holds_everything_as_plain_values(folder: Path, capsys: pytest.Capt
     assert localize("--map", folder / "map", folder / "photo.jpg", "--json") == 0
     content = json.loads(capsys.readouterr().out)
     best = content["hypotheses"][0]
+    assert best["rank"] == 0  # As in the table and in the node's messages.
     assert best["heading_deg"] == pytest.approx(90, abs=0.01)
     assert best["altitude_m"] == pytest.approx(200, abs=0.1)
     assert best["probability"] is None

@@ -24,7 +24,7 @@ class LocalizeConfig:
         photo: Image file.
         map: The map's folder.
         bundle: Model bundle; the one that built the map where it is not given.
-        json: Print JSON instead of a table.
+        json: Print JSON instead of a table; in both rank 0 is the best.
         backend: Engine that runs the bundle.
         precision: What the engine computes in: auto, fp32, fp16, bf16 or int8.
         threads: Threads of the engine; all cores where it is not given.
@@ -60,7 +60,7 @@ def _as_table(localizer: Localizer, result: Localization) -> str:
         digits = 2 if local else 7
         heading = "–" if math.isnan(item.yaw_rad) else f"{float(yaw_to_compass_deg(item.yaw_rad)):.0f}°"
         lines.append(
-            f"{item.rank + 1:>4} {first:>12.{digits}f} {second:>12.{digits}f} {heading:>8} {item.sigma_m:>7.1f} "
+            f"{item.rank:>4} {first:>12.{digits}f} {second:>12.{digits}f} {heading:>8} {item.sigma_m:>7.1f} "
             f"{item.score:>6.3f} {item.support:>8}"
         )
     lines.append(f"best match: {localizer.geomap.sources[int(result.indices[0])]}, distance {result.distances[0]:.3f}")
