@@ -168,6 +168,8 @@ def test_without_data_the_settings_are_the_small_ones(tmp_path: Path) -> None:
     config, used = train._configuration(["--config", str(tmp_path / "own.yaml")])
     assert config.pretrained and config.lr == 0.5
     assert used == f"config/train/mocov2.yaml, {tmp_path / 'own.yaml'}"
+    _, used = train._configuration(["--method", "simclr", "--config", "small/simclr.yaml"])
+    assert used == "config/train/simclr.yaml, config/train/small/simclr.yaml"
 
 
 @pytest.mark.parametrize("name", SHIPPED)

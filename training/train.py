@@ -59,7 +59,7 @@ def _configuration(arguments: list[str]) -> tuple[TrainConfig, str]:
     flags = vars(namespace)
     files = [_settings_file(path) for path in flags.pop("config", [])]
     given: dict[str, Any] = {}
-    for path in files:
+    for path, _ in files:
         given.update(read_yaml(Path(path), ConfigError, "a configuration of training"))
     given.update(flags)
     if str(given.get("resume")).lower() == "true":
@@ -68,10 +68,10 @@ def _configuration(arguments: list[str]) -> tuple[TrainConfig, str]:
         method = str(given.get("method", "mocov2"))
         method_module(method)  # before its file is sought: is there such a method?
         lowest, used = _shipped(method if given.get("data") or files else f"small/{method}")
-    layers = [*lowest, *(f"--config={path}" for path in files)]
+    layers = [*lowest, *(f"--config={path}" for path, _ in files)]
     chosen = [f"--{name}={value}" for name, value in flags.items()]
     config = parse(with_options(method_module(method).Config), [*layers, *chosen, *rest], "vgssl train")
-    return config, ", ".join([used, *files])
+    return config, ", ".join([used, *(name for _, name in files)])
 
 
 def _of_run(given: dict[str, Any]) -> tuple[list[str], str, str]:
@@ -92,12 +92,12 @@ def _of_run(given: dict[str, Any]) -> tuple[list[str], str, str]:
     return [f"--config={json.dumps(settings)}"], method, f"those of {given['out']}"
 
 
-def _settings_file(path: str) -> str:
-    """A file of the user's, or else a shipped one by its name, such as paper/ablation/hnm_off.yaml."""
+def _settings_file(path: str) -> tuple[str, str]:
+    """A file of the user's, or a shipped one by its name, such as paper/ablation/hnm_off.yaml; and what to call it."""
     if not Path(path).exists():
         with contextlib.suppress(ConfigError):
-            return str(config_file(f"train/{path}"))
-    return path
+            return str(config_file(f"train/{path}")), f"config/train/{path}"
+    return path, path
 
 
 def _shipped(name: str) -> tuple[list[str], str]:
