@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from tiny import network, projection
@@ -45,6 +46,16 @@ def test_a_good_network_is_read_once_in_a_child(model: onnx.ModelProto, tmp_path
     assert children == ["a.onnx"]
     with pytest.raises(BundleError, match=r"a\.onnx is no usable network"):
         try_network(tmp_path / "a.onnx", DIMENSION + 1, SIZE.height, SIZE.width, checksum)
+
+
+def test_another_onnx_runtime_reads_a_network_in_a_child_again(
+    model: onnx.ModelProto, tmp_path: Path, children: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checksum = write_network(tmp_path / "a.onnx", model)
+    try_network(tmp_path / "a.onnx", DIMENSION, SIZE.height, SIZE.width, checksum)
+    monkeypatch.setattr(onnxruntime, "__version__", "0.0.1")
+    try_network(tmp_path / "a.onnx", DIMENSION, SIZE.height, SIZE.width, checksum)
+    assert children == ["a.onnx"] * 2
 
 
 def refer_to_a_file(model: onnx.ModelProto) -> None:

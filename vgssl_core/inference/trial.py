@@ -24,7 +24,7 @@ _REMEDY = "Export the bundle again, or get it from where you trust it."
 def try_network(path: Path, dimension: int, height: int, width: int, sha256: str) -> None:
     """Require that ONNX Runtime opens a network file and gets a finite unit descriptor from it.
 
-    Call it after `require_unaltered`: the outcome is remembered for these bytes and numbers.
+    Call it after `require_unaltered`: the outcome is remembered for these bytes, this ONNX Runtime and these numbers.
 
     Args:
         path: The file.
@@ -37,7 +37,10 @@ def try_network(path: Path, dimension: int, height: int, width: int, sha256: str
         BundleError: It is none, crashes or hangs its reader, needs far more memory than its size explains, or gives
             no descriptors.
     """
-    subject, state = f"network {sha256}", f"{dimension} {height} {width}"
+    import onnxruntime
+
+    subject = f"network {sha256}"
+    state = f"{dimension} {height} {width} onnxruntime {onnxruntime.__version__}"
     if remembers(subject, state):
         return
     check_onnx_file(path)
