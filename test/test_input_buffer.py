@@ -85,16 +85,6 @@ def test_one_image_takes_the_same_memory_every_time_and_several_take_their_own()
     np.testing.assert_array_equal(batch, np.stack([preprocessing(image) for image in images]))
 
 
-def test_an_engine_may_bring_its_own_memory() -> None:
-    memory = bytearray(3 * 24 * 32 * 4)
-    own = np.frombuffer(memory, np.float32).reshape(1, 3, 24, 32)
-    preprocessing = Preprocessing(32, 24)
-    InputBuffer(preprocessing, own).fill([picture(5)])
-    np.testing.assert_array_equal(
-        np.frombuffer(memory, np.float32).reshape(3, 24, 32), preprocessing(picture(5)).astype(np.float32)
-    )
-
-
 def test_the_given_image_is_not_changed() -> None:
     for size in [(32, 24), (64, 48), (5, 5)]:
         image = picture(1, *size)

@@ -25,20 +25,14 @@ class InputBuffer:
         one: (1, 3, height, width) float32, the input of a single image; always the same memory.
     """
 
-    def __init__(self, preprocessing: Preprocessing, one: NDArray[np.float32] | None = None) -> None:
-        """Keep memory for one image.
-
-        Args:
-            preprocessing: What to compute.
-            one: Memory for `one` where an engine needs its own (pinned, say), C-contiguous; None makes it.
-        """
+    def __init__(self, preprocessing: Preprocessing) -> None:
         height, width = preprocessing.height, preprocessing.width
         levels = np.repeat(np.arange(_LEVELS, dtype=np.uint8)[None, :, None], _CHANNELS, axis=2)
         self._tables = preprocessing.normalise(levels)[:, 0]
         self._preprocessing = preprocessing
         self._resized = np.empty((height, width, _CHANNELS), np.uint8)
         self._planes = [np.empty((height, width), np.uint8) for _ in range(_CHANNELS)]
-        self.one = np.empty((1, _CHANNELS, height, width), np.float32) if one is None else one
+        self.one = np.empty((1, _CHANNELS, height, width), np.float32)
 
     def fill(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """(N, 3, height, width) input of N images: `one` for a single image, which the next call writes over.
