@@ -43,7 +43,6 @@ _FLOAT32_OPERATORS = (
         "ReduceL2",
         "ReduceMean",
         "ReduceSum",
-        "Pow",
     ),
     *("Pow", "ReduceSumSquare", "Sqrt", "Reciprocal", "LpNormalization", "Resize"),
     *("Cast", "CastLike", "ConstantOfShape"),  # these have a type of their own
