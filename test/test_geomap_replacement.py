@@ -30,6 +30,14 @@ def test_building_again_replaces_the_map_and_sweeps_the_old_segment(tmp_path: Pa
     assert len(open_before) == 10
 
 
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m").symlink_to("gone")
+    with pytest.raises(MapError, match=r"m is a link to gone, which is not there"):
+        build_map(tmp_path / "m", unit_rows(3), "one", positions(3))
+    (tmp_path / "gone").mkdir()
+    assert len(build_map(tmp_path / "m", unit_rows(3), "one", positions(3))) == 3
+
+
 def test_a_failed_build_leaves_the_old_map_and_nothing_else(tiny_map: Path, tmp_path: Path, monkeypatch) -> None:
     folder = Path(shutil.copytree(tiny_map, tmp_path / "map"))
     before = sorted(str(path) for path in folder.rglob("*"))

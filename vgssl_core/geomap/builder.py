@@ -165,10 +165,15 @@ def check_output(out: Path) -> None:
     """Refuse a place where no map can be written; programs ask before they work for it.
 
     Raises:
-        MapError: ``out`` is a file, or a folder that holds something else than a map or an interrupted build.
+        MapError: ``out`` is a file, a link that leads nowhere, or a folder that holds something else than a map or an
+            interrupted build.
     """
     if out.exists() and not out.is_dir():
         raise MapError(f"{out} is a file: give a folder for the map.")
+    if out.is_symlink() and not out.exists():
+        raise MapError(
+            f"{out} is a link to {os.readlink(out)}, which is not there: make that folder or remove the link."
+        )
     if out.is_dir() and not (out / MANIFEST).exists():
         foreign = sorted(_foreign(out))
         if foreign:
