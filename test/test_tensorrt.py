@@ -208,6 +208,8 @@ def test_the_engine_that_a_program_asks_for_by_name(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "user"))
+    # It has compared its engine with the samples itself, and more strictly.
+    monkeypatch.delattr("vgssl_core.inference.backends.self_test")
     embedder = open_embedder(machine.bundle, "tensorrt", threads=1)
     assert embedder.name.startswith("tensorrt ")
     assert len(list((tmp_path / "user" / "tensorrt").glob("*/engine.plan"))) == 1

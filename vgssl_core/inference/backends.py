@@ -22,7 +22,9 @@ from vgssl_core.inference.threads import set_threads
 MINIMUM_COSINE = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.99, "int8": 0.8}
 #: Engine → precisions that it computes by converting, slower than fp32: only who asks for them by name gets them.
 EMULATED = {"onnxruntime": ("fp16",)}
-_DEFAULT = "onnxruntime", "fp32"
+#: Engine → precisions in which it needs no `self_test`: the export compared ONNX Runtime's fp32, and TensorRT compares
+#: each of its engines with the samples itself, more strictly (`tensorrt_check`).
+_CHECKED = {"onnxruntime": ("fp32",), "tensorrt": ("fp32", "fp16", "int8")}
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ def open_embedder(
         backend: ``auto`` or the name of an engine.
         threads: Threads of OpenCV, FAISS and the engine; None takes all cores.
         check: Run `self_test` first; None does so for every engine and precision but ONNX Runtime's fp32, where the
-            export made the check.
+            export made the check, and TensorRT, which makes its own.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; ``auto`` is the bundle's ``default_precision``, where its
             manifest names one and the engine has it here and does not emulate it, else fp32.
 
@@ -55,7 +57,7 @@ def open_embedder(
     chosen, precision = _chosen(bundle, backend, precision)
     embedder = _engines()[chosen.backend](bundle, set_threads(threads), precision)
     _log.info("Engine %s: %s.", embedder.name, chosen.reason)
-    if check if check is not None else (chosen.backend, precision) != _DEFAULT:
+    if check if check is not None else precision not in _CHECKED.get(chosen.backend, ()):
         lowest = self_test(embedder, bundle, MINIMUM_COSINE[precision])
         _log.info("Engine %s gives the samples' descriptors: cosine ≥ %.6f.", embedder.name, lowest)
     return embedder
