@@ -12,8 +12,8 @@ from map_support import make_images
 
 from vgssl_core import remembered, verified
 from vgssl_core.errors import DataError
-from vgssl_core.geomap import build_map, builder, load_map
-from vgssl_core.geomap.manifest import read_manifest
+from vgssl_core.geomap import build_map, load_map
+from vgssl_core.geomap.manifest import MAX_SEGMENTS, read_manifest
 from vgssl_core.remembered import FOLDER_VARIABLE, cache_folder, remember, remembers
 from vgssl_core.verified import require_inside, require_unaltered
 
@@ -167,7 +167,7 @@ def test_the_cache_has_room_for_several_of_the_largest_maps(cache: Path, tmp_pat
     load_map(tmp_path / "map")
     entries = len([item for item in cache.rglob("*") if item.is_file()])
     assert entries >= tiles
-    assert entries / tiles * builder._MAX_TILES * 3 <= 256 * remembered._MAX_PER_FOLDER
+    assert entries / tiles * MAX_SEGMENTS * 3 <= 256 * remembered._MAX_PER_FOLDER
 
 
 def test_the_cache_lies_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
