@@ -145,10 +145,11 @@ def rank(
         (Q, k) indices, nearest first, the lower index first where distances are equal, and (Q, k) L2 distances.
     """
     candidates = np.sort(candidates, axis=1)
-    missing = candidates < 0
-    differences = blocks.take(np.maximum(candidates, 0))
+    some_missing = bool((candidates[:, :1] < 0).any())
+    differences = blocks.take(np.maximum(candidates, 0) if some_missing else candidates)
     differences -= queries[:, None, :]
     squares = np.einsum("qkd,qkd->qk", differences, differences)
-    squares[missing] = np.inf
+    if some_missing:
+        squares[candidates < 0] = np.inf
     nearest = np.argsort(squares, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(candidates, nearest, 1), np.sqrt(np.take_along_axis(squares, nearest, 1))
