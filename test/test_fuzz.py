@@ -92,7 +92,7 @@ def worker() -> Iterator[Worker]:
 
 #: Kind of sound folder → what the worker does with it. Verification reads every index in a child process again, which
 #: takes a hundred times longer than all else.
-USE = {"map": "map", "bundle": "bundle", "hnsw": "indexed map", "ivf_pq": "indexed map"}
+USE = {"map": "map", "fp16 map": "map", "bundle": "bundle", "hnsw": "indexed map", "ivf_pq": "indexed map"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def repair(folder: Path, path: Path, manifest: str) -> None:
 TARGETS = {
     "map records": Target("map", "segments/*/records.parquet", 44, 600),
     "map poses": Target("map", "segments/*/poses.npy", 27, 300),
-    "map descriptors": Target("map", "segments/*/descriptors.npy", 27, 300),
+    "map descriptors": Target("map", "segments/*/descriptors.npy", 18, 300),
+    "half descriptors": Target("fp16 map", "segments/*/descriptors.npy", 9, 300),
     "index graph": Target("hnsw", "index-*.faiss", 4, 100),
     "index lists": Target("ivf_pq", "index-*.faiss", 4, 100),
     "bundle network": Target("bundle", "model.onnx", 6, 200),
@@ -151,15 +152,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders that are as they should be: a bundle, and maps by the kind of their search."""
     root = tmp_path_factory.mktemp("sound")
     build(root / "map", 30, 8)
+    build(root / "fp16 map", 30, 8, "fp16")
     make_bundle(root / "bundle", dimension=8, width=16, height=12)
     if load_faiss() is not None:
         for kind in ("hnsw", "ivf_pq"):
             build(root / kind, 200, 16)
             reindex(root / kind, kind)
-    return {name: root / name for name in ("map", "bundle", "hnsw", "ivf_pq")}
+    return {name: root / name for name in USE}
 
 
-def build(folder: Path, count: int, dimension: int) -> None:
+def build(folder: Path, count: int, dimension: int, precision: str = "fp32") -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((count, dimension)).astype(np.float32)
     places = MapPositions(
@@ -170,14 +172,14 @@ def build(folder: Path, count: int, dimension: int) -> None:
         np.arange(count, dtype=np.int64),
         tuple(f"photos/{number}.jpg" for number in range(count)),
     )
-    build_map(folder, rows / np.linalg.norm(rows, axis=1, keepdims=True), "model", places)
+    build_map(folder, rows / np.linalg.norm(rows, axis=1, keepdims=True), "model", places, precision)
 
 
 def failures_of(outcomes: dict[str, str]) -> dict[str, str]:
     return {name: outcome for name, outcome in outcomes.items() if not outcome.startswith(GOOD)}
 
 
-@pytest.mark.parametrize("name", ["map", "bundle", "hnsw", "ivf_pq"])
+@pytest.mark.parametrize("name", USE)
 def test_what_is_sound_is_loaded(name: str, sound: dict[str, Path], worker: Worker) -> None:
     if not sound[name].is_dir():
         pytest.skip("FAISS is not installed")

@@ -46,7 +46,7 @@ def reindex(path: str | Path, kind: str = "auto", memory_mb: float | None = None
     """
     path = Path(path)
     with changing(path) as manifest:
-        sweep_unfinished(path)
+        sweep_unfinished(path, alone=True)
         choice = choose_index(manifest.count, manifest.dimension, memory_mb, kind)
         if kind == "auto" and load_faiss() is None:
             choice = IndexChoice("exact", f"an index needs FAISS, which is not installed; {choice.reason}", 0.0)
