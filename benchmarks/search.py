@@ -41,7 +41,7 @@ class Config:
         sizes: Images in each map.
         dimension: Of the descriptors.
         queries: Asked of each map.
-        kinds: Of simulated descriptors, trajectories-1 and uniform.
+        kinds: Of simulated descriptors, see `simulated_map`.
         indices: Kinds of index beside exact search; auto chooses by size and memory.
         memory_mb: That an index may take, for auto.
         precision: How descriptors are stored.
@@ -53,7 +53,7 @@ class Config:
     sizes: list[int] = field(default_factory=lambda: [10_000, 100_000, 1_000_000])
     dimension: int = 256
     queries: int = 1000
-    kinds: list[str] = field(default_factory=lambda: ["trajectories-1", "uniform"])
+    kinds: list[str] = field(default_factory=lambda: ["trajectories-2", "trajectories-1", "uniform"])
     indices: list[str] = field(default_factory=lambda: ["auto"])
     memory_mb: float | None = None
     precision: str = "fp32"

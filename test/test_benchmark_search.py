@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import search  # noqa: E402
-from simulated_map import DRIVES, MEAN_SHARE, SPECTRUM_EXPONENT, STREET_IMAGES, simulate  # noqa: E402
+from simulated_map import DRIVES, KINDS, STREET_IMAGES, simulate  # noqa: E402
 
 
-@pytest.mark.parametrize("kind", ["trajectories-1", "uniform"])
+@pytest.mark.parametrize("kind", [*KINDS, "uniform"])
 def test_a_simulated_map_is_drawn_again_from_its_seed(kind: str) -> None:
     first, again, other = (simulate(kind, 700, 16, 5, seed) for seed in (1, 1, 2))
     for name in ("descriptors", "planar_m", "queries", "query_planar_m"):
@@ -27,23 +27,27 @@ def test_a_simulated_map_is_drawn_again_from_its_seed(kind: str) -> None:
         simulate("spiral", 10, 4, 1)
 
 
-def test_trajectories_have_the_fitted_spectrum_and_correlations() -> None:
-    rows = simulate("trajectories-1", 20_000, 64, 1).descriptors
+@pytest.mark.parametrize("kind", KINDS)
+def test_trajectories_have_the_spectrum_and_correlations_of_their_law(kind: str) -> None:
+    law = KINDS[kind]
+    rows = simulate(kind, 20_000, 64, 1).descriptors
     mean = rows.mean(axis=0)
-    assert mean @ mean == pytest.approx(MEAN_SHARE, abs=0.02)
+    # Unit length draws what varies together.
+    assert mean @ mean == pytest.approx(law.mean_share, abs=0.08)
     spectrum = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
     # The direction of the mean hardly varies, because rows have unit length.
     slope = np.polyfit(np.log(np.arange(2, 33)), np.log(spectrum[1:32]), 1)[0]
-    assert slope == pytest.approx(-SPECTRUM_EXPONENT, abs=0.15)
+    assert slope == pytest.approx(-law.exponent, abs=0.2)
     streets = (rows - mean).reshape(-1, DRIVES, STREET_IMAGES, 64)
     variance = (streets**2).sum(axis=-1).mean()
 
     def correlation(first: np.ndarray, second: np.ndarray) -> float:
         return float((first * second).sum(axis=-1).mean() / variance)
 
-    assert correlation(streets[:, :, 1:], streets[:, :, :-1]) == pytest.approx(0.75 * np.exp(-2 / 9), abs=0.05)
-    assert correlation(streets[:, :, 5:], streets[:, :, :-5]) == pytest.approx(0.75 * np.exp(-10 / 9), abs=0.05)
-    assert correlation(streets[:, 0], streets[:, 1]) == pytest.approx(0.75, abs=0.05)
+    for lag in (1, 5):
+        expected = law.correlation * np.exp(-2 * lag / law.length_m)
+        assert correlation(streets[:, :, lag:], streets[:, :, :-lag]) == pytest.approx(expected, abs=0.05)
+    assert correlation(streets[:, 0], streets[:, 1]) == pytest.approx(law.correlation, abs=0.05)
 
 
 def test_exact_and_regional_search_miss_nothing_in_the_benchmark(tmp_path: Path) -> None:
