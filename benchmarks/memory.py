@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from fresh_process import in_fresh_process, memory_bytes, require_memory_figures
 from numpy.typing import NDArray
+from random_bundle import BundleOptions
 from reporting import machine, publish, table
 
 from vgssl_core.command_line import run
@@ -32,20 +33,13 @@ _WARM = 3
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(BundleOptions):
     """Resident memory of a localizer by map size.
 
     Attributes:
         sizes: Images in each map.
         index: Kind of the maps' index; auto chooses by size.
         dimension: Of the descriptors; frames are embedded all the same.
-        network: Made with random weights: resnet50, resnet18, deit.
-        bundle: Bundle to run instead.
-        folder: Where bundles of random weights are kept.
-        width: Of the network's input in pixels.
-        height: Of the network's input in pixels.
-        backend: Engine.
-        threads: Of everything.
         frames: Localized before looking.
         docs: Markdown file in which the table replaces the section benchmark:memory.
     """
@@ -53,13 +47,6 @@ class Config:
     sizes: list[int] = field(default_factory=lambda: [10_000, 100_000, 1_000_000])
     index: str = "auto"
     dimension: int = 256
-    network: str = "resnet50"
-    bundle: Path | None = None
-    folder: Path = Path("runs/bundles")
-    width: int = 640
-    height: int = 480
-    backend: str = "auto"
-    threads: int | None = None
     frames: int = 20
     docs: Path | None = None
 

@@ -29,7 +29,7 @@ import numpy as np
 import onnxruntime
 from example_map import example_map
 from PIL import Image as PilImage
-from random_bundle import photograph, random_bundle
+from random_bundle import BundleOptions, photograph, random_bundle
 from reporting import machine, publish, table
 
 from vgssl_core.command_line import run
@@ -48,32 +48,18 @@ Stages = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(BundleOptions):
     """Times of every stage from image to hypotheses.
 
     Attributes:
-        network: Made with random weights: resnet50, resnet18, deit.
-        bundle: Bundle to measure instead.
-        folder: Where bundles of random weights are kept.
-        width: Of the network's input in pixels.
-        height: Of the network's input in pixels.
-        backend: Engine.
         precision: What it computes in.
-        threads: Of everything; all cores where it is not given.
         images: In the map.
         index: Kind of the map's index; auto chooses by size.
         frames: Of every kind that are counted.
         docs: Markdown file in which the table replaces the section benchmark:pipeline.
     """
 
-    network: str = "resnet50"
-    bundle: Path | None = None
-    folder: Path = Path("runs/bundles")
-    width: int = 640
-    height: int = 480
-    backend: str = "auto"
     precision: str = "auto"
-    threads: int | None = None
     images: int = 10_000
     index: str = "auto"
     frames: int = 20

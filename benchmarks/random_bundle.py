@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,29 @@ from vgssl_core.imaging import Image, Preprocessing
 from vgssl_core.inference import Bundle, load_bundle, write_bundle
 
 _SAMPLES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """Which bundle a benchmark runs, and on what.
+
+    Attributes:
+        network: Made with random weights: resnet50, resnet18, deit.
+        bundle: Bundle to run instead.
+        folder: Where bundles of random weights are kept.
+        width: Of the network's input in pixels.
+        height: Of the network's input in pixels.
+        backend: Engine.
+        threads: Of everything; all cores where it is not given.
+    """
+
+    network: str = "resnet50"
+    bundle: Path | None = None
+    folder: Path = Path("runs/bundles")
+    width: int = 640
+    height: int = 480
+    backend: str = "auto"
+    threads: int | None = None
 
 
 def photograph(seed: int, width: int, height: int) -> Image:
