@@ -46,7 +46,7 @@ soak: $(INSTALLED)
 	@VGSSL_SOAK=1 $(RUN) -m pytest
 
 tables: $(INSTALLED)
-	@for name in embed pipeline search memory; do $(RUN) benchmarks/$$name.py --docs docs/benchmarks.md; done
+	@for name in embed pipeline search memory node_latency; do $(RUN) benchmarks/$$name.py --docs docs/benchmarks.md; done
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -79,6 +79,8 @@ setup(
                 "ros-diagnostic-msgs",
                 "ros-lifecycle-msgs",
                 "ros-rosgraph-msgs",
+                "ros-std-srvs",
+                "ros-visualization-msgs",
             )
         ],
         "openvino": ["openvino>=2024.0"],
@@ -102,6 +104,7 @@ setup(
             "localizer_node = vgssl_ros.localizer_node:main",
             "evaluate_bag = vgssl_ros.evaluate_bag:main",
             "replay = vgssl_ros.replay:main",
+            "initial_pose = vgssl_ros.initial_pose:main",
         ]
     },
     zip_safe=True,

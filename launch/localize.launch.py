@@ -6,13 +6,12 @@ given leaves the value of the parameter file; ``--show-args`` tells them all.
 
 from __future__ import annotations
 
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+
+from vgssl_ros.launching import PACKAGE, end_with, fastdds_profile, given, shipped, simulated_time, truth
 
 #: Launch argument: parameter of the node and description.
 OVERRIDES = {
@@ -22,62 +21,69 @@ OVERRIDES = {
     "image_transport": ("image_transport", "raw, or compressed for image + /compressed"),
     "image_qos": ("image_qos", "best_effort, or reliable for images that must not be lost"),
 }
+#: Launch argument, which is also the topic that the node asks for, and description.
+REMAPPINGS = {
+    "odom": "odometry topic (nav_msgs/Odometry) for the filter over time",
+    "initial_fix": "topic of a rough position on Earth (sensor_msgs/NavSatFix) to search near",
+    "initial_pose": "topic of a rough pose in the map (geometry_msgs/PoseWithCovarianceStamped) to search near",
+}
 
 
-def localizer(context: LaunchContext) -> list[Node]:
-    """The node, with the arguments that were given over the parameter file."""
-
-    def given(argument: str) -> str:
-        return LaunchConfiguration(argument).perform(context)
-
+def nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The localizer, with the arguments that were given over the parameter file, and what was asked for beside it."""
     # As text, or a map in a folder named 2024 would become a number.
     overrides: dict[str, object] = {
-        parameter: ParameterValue(given(argument), value_type=str)
+        parameter: ParameterValue(given(context, argument), value_type=str)
         for argument, (parameter, _) in OVERRIDES.items()
-        if given(argument)
+        if given(context, argument)
     }
-    if given("use_sim_time"):
-        overrides["use_sim_time"] = _truth("use_sim_time", given("use_sim_time"))
-    return [
-        Node(
-            package="vgssl_ros",
-            executable="localizer_node",
-            name="localizer",
-            namespace=given("namespace"),
-            parameters=[given("params_file"), overrides],
-            output="screen",
-            emulate_tty=True,
-            on_exit=end_with_node,
-        )
-    ]
+    overrides |= simulated_time(context)
+    localizer = Node(
+        package=PACKAGE,
+        executable="localizer_node",
+        name="localizer",
+        namespace=given(context, "namespace"),
+        parameters=[given(context, "params_file"), *([overrides] if overrides else [])],
+        remappings=[(name, given(context, name)) for name in REMAPPINGS if given(context, name)],
+        output="screen",
+        emulate_tty=True,
+        on_exit=end_with("localizer"),
+    )
+    return [*fastdds_profile(context), localizer, *([_initial_pose(context)] if truth(context, "amcl") else [])]
 
 
-def _truth(argument: str, text: str) -> bool:
-    meanings = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in meanings:
-        raise RuntimeError(f"{argument}:={text} is neither true nor false")
-    return meanings[text.lower()]
-
-
-def end_with_node(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
-    """End the launch with the node, and fail when it failed; its own message says why."""
-    if event.returncode != 0 and not context.is_shutdown:
-        raise RuntimeError(f"the localizer ended with status {event.returncode}; its message stands above")
-    return [Shutdown(reason="the localizer ended")]
+def _initial_pose(context: LaunchContext) -> Node:
+    return Node(
+        package=PACKAGE,
+        executable="initial_pose",
+        name="initial_pose",
+        namespace=given(context, "namespace"),
+        parameters=[time] if (time := simulated_time(context)) else None,
+        output="screen",
+        emulate_tty=True,
+        on_exit=end_with("publisher of the initial pose"),
+    )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments and node."""
-    defaults = PathJoinSubstitution([FindPackageShare("vgssl_ros"), "config", "localize.yaml"])
+    """Arguments and nodes."""
+    described = {**{argument: text for argument, (_, text) in OVERRIDES.items()}, **REMAPPINGS}
+    described |= {
+        "namespace": "namespace of the node and its topics",
+        "use_sim_time": "true takes the time from /clock",
+        "fastdds_profile": "Fast DDS profile of all processes: large_images for ours, or a file",
+    }
     return LaunchDescription(
         [
-            *(
-                DeclareLaunchArgument(argument, default_value="", description=description)
-                for argument, (_, description) in OVERRIDES.items()
+            *(DeclareLaunchArgument(name, default_value="", description=text) for name, text in described.items()),
+            DeclareLaunchArgument(
+                "params_file", default_value=shipped("config", "localize.yaml"), description="parameters of the node"
             ),
-            DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
-            DeclareLaunchArgument("use_sim_time", default_value="", description="true takes the time from /clock"),
-            DeclareLaunchArgument("params_file", default_value=defaults, description="parameters of the node"),
-            OpaqueFunction(function=localizer),
+            DeclareLaunchArgument(
+                "amcl",
+                default_value="false",
+                description="true also sends the first accepted pose to /initialpose, for Nav2 AMCL",
+            ),
+            OpaqueFunction(function=nodes),
         ]
     )

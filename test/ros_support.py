@@ -28,7 +28,9 @@ from vgssl_core.imaging import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Nothing here takes longer than this; what does is broken, and is ended.
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+#: After this time without an answer a service is called again.
+_PATIENCE_S = 15.0
 IMAGE_TOPIC = "/camera/image_raw"
 STEP_M = 30.0
 FIRST_STAMP_NS = 1_700_000_000_123_456_789
@@ -114,10 +116,13 @@ class Program:
 
 def localizer(parameters: dict[str, Any], env: dict[str, str] | None = None) -> Program:
     """The localizer node as its own process; a parameter that is None is not given."""
-    given = [
-        item for name, value in parameters.items() if value is not None for item in ("-p", f"{name}:={_yaml(value)}")
-    ]
-    return Program(["vgssl_ros.localizer_node", "--ros-args", *given], env)
+    return Program(["vgssl_ros.localizer_node", *ros_arguments(parameters)], env)
+
+
+def ros_arguments(parameters: dict[str, Any]) -> list[str]:
+    """Parameters as ROS's command line takes them."""
+    given = [("-p", f"{name}:={_yaml(value)}") for name, value in parameters.items() if value is not None]
+    return ["--ros-args", *(word for pair in given for word in pair)]
 
 
 def _yaml(value: Any) -> str:
@@ -137,14 +142,28 @@ class Ros:
             assert time.monotonic() < end_s, f"{what} did not happen in {TIMEOUT_S:g} s"
             self._executor.spin_once(timeout_sec=0.02)
 
-    def call(self, kind: Any, name: str, request: Any) -> Any:
-        """Call a service and wait for its answer."""
+    def call(self, kind: Any, name: str, request: Any, meanwhile: Callable[[], Any] = lambda: None) -> Any:
+        """Call a service and wait for its answer, doing something meanwhile.
+
+        On a busy machine the answer to a call that comes the moment a service appears gets lost now and then (seen a
+        few times, most likely before the new node had discovered the client); then it is called again.
+        """
         client = self.node.create_client(kind, name)
         self.wait(client.service_is_ready, f"service {name}")
-        future = client.call_async(request)
-        self.wait(future.done, f"answer of {name}")
+        futures: list[Any] = []
+        due_s = 0.0
+
+        def is_answered() -> bool:
+            nonlocal due_s
+            if time.monotonic() >= due_s:
+                futures.append(client.call_async(request))
+                due_s = time.monotonic() + _PATIENCE_S
+            meanwhile()
+            return any(future.done() for future in futures)
+
+        self.wait(is_answered, f"answer of {name}")
         self.node.destroy_client(client)
-        return future.result()
+        return next(future.result() for future in futures if future.done())
 
     def collect(self, kind: Any, topic: str, depth: int = 100) -> list[Any]:
         """A list that fills with a topic's messages."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tiny import DATUM, picture
 
-from vgssl_core.bags import BagReader, BagWriter, geotag, ground_truth_topic
+from vgssl_core.bags import BagReader, BagWriter, Geotagging, geotag, ground_truth_topic
 from vgssl_core.bags.reader import typestore
 from vgssl_core.errors import DataError, VgsslError
 
@@ -206,7 +206,7 @@ def test_images_in_a_gap_of_the_positions_are_left_out_and_counted(tmp_path: Pat
             bag.fix("/fix", START_NS + second * SECOND_NS, "gps", 50.0, 14.0 + second * 1e-4, 0.0)
         for half in range(-1, 22):
             bag.compressed_image(IMAGES, START_NS + half * SECOND_NS // 2, "camera", jpeg(0))
-    tagged = geotag(tmp_path / "bag", max_gap_s=3.0)
+    tagged = geotag(tmp_path / "bag", Geotagging(max_gap_s=3.0))
     seconds = (tagged.stamp_ns - START_NS) / SECOND_NS
     assert seconds.tolist() == [0, 0.5, 1, 1.5, 2, 9, 9.5, 10]
     assert tagged.frames_total == 23 and tagged.without_position == 15
@@ -247,7 +247,7 @@ def test_no_usable_position_is_an_error(tmp_path: Path):
 
 def test_spacing_thins_by_the_way_driven(tmp_path: Path):
     path = write_track(tmp_path / "bag", [0, 1, 2, 3, 4, 5, 5, 5, 5, 6, 7])
-    assert (geotag(path, spacing_m=2.9).planar_m[:, 0]).round(3).tolist() == [0, 3, 6]
+    assert (geotag(path, Geotagging(spacing_m=2.9)).planar_m[:, 0]).round(3).tolist() == [0, 3, 6]
     assert len(geotag(path)) == 11
 
 
@@ -278,7 +278,8 @@ def test_odometry_gives_local_positions_and_its_own_heading(yaw: float, tmp_path
 
 def test_a_real_bag_gives_the_heading_of_its_poses(shared_data: Path):
     path = shared_data / "bags" / "kitti00_query"
-    by_motion, by_pose = geotag(path), geotag(path, position_topic="/ground_truth/odom")
+    by_motion = geotag(path, Geotagging(odometry_topic="none"))
+    by_pose = geotag(path, Geotagging(position_topic="/ground_truth/odom"))
     difference = np.abs((by_motion.heading_deg - by_pose.heading_deg + 180) % 360 - 180)
     assert len(by_motion) == 398
     assert np.median(difference) < 2.0 and difference.max() < 15.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import DATUM, picture
 
-from vgssl_core.bags import BagWriter, geotag
+from vgssl_core.bags import BagWriter, Geotagging, geotag
 from vgssl_core.bags.to_places import write_bag_places
 from vgssl_core.errors import DataError, VgsslError
 from vgssl_core.geodesy import horizontal_distance_m
@@ -38,11 +38,11 @@ def bag(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_place_set_holds_the_frames_of_the_bag_with_their_tags(bag: Path, tmp_path: Path) -> None:
-    frames = write_bag_places(bag, tmp_path / "set", spacing_m=3.0)
+    frames = write_bag_places(bag, tmp_path / "set", Geotagging(spacing_m=3.0))
     places = read_place_set(tmp_path / "set")
     database = places.database
     assert len(database) == len(frames) == 5 and not len(places.queries)
-    assert np.array_equal(np.sort(database.stamp_ns), geotag(bag, spacing_m=3.0).stamp_ns)
+    assert np.array_equal(np.sort(database.stamp_ns), geotag(bag, Geotagging(spacing_m=3.0)).stamp_ns)
     order = np.argsort(database.stamp_ns)
     steps_m = np.linalg.norm(np.diff(database.planar_m[order], axis=0), axis=1)
     assert np.allclose(steps_m, 4.0, atol=0.03)
@@ -54,7 +54,7 @@ def test_a_place_set_holds_the_frames_of_the_bag_with_their_tags(bag: Path, tmp_
 
 
 def test_jpeg_files_pass_through_unchanged(bag: Path, tmp_path: Path) -> None:
-    write_bag_places(bag, tmp_path / "set", spacing_m=0.0)
+    write_bag_places(bag, tmp_path / "set", Geotagging(spacing_m=0.0))
     database = read_place_set(tmp_path / "set").database
     by_time = [database.paths[i].read_bytes() for i in np.argsort(database.stamp_ns)]
     assert by_time == [jpeg(i) for i in range(10)]
@@ -65,7 +65,7 @@ def test_raw_frames_become_files_that_look_the_same(tmp_path: Path) -> None:
         for i in range(2):
             writer.image("/camera", START_NS + i, "camera", picture(i))
             writer.odometry("/odom", START_NS + i, "map", "base_link", [0.0, 0.0, 0.0], 0.0)
-    write_bag_places(tmp_path / "bag", tmp_path / "set", spacing_m=0.0)
+    write_bag_places(tmp_path / "bag", tmp_path / "set", Geotagging(spacing_m=0.0))
     paths = read_place_set(tmp_path / "set").database.paths
     assert len(paths) == 2  # frames at one place have different names
     assert np.abs(read_image(paths[0]).astype(int) - picture(0)).mean() < 4
@@ -90,7 +90,7 @@ def test_a_folder_that_is_there_is_not_touched(bag: Path, tmp_path: Path) -> Non
 
 
 def test_a_real_drive_becomes_a_place_set(shared_data: Path, tmp_path: Path) -> None:
-    frames = write_bag_places(shared_data / "bags" / "kitti00_map", tmp_path / "set", spacing_m=5.0)
+    frames = write_bag_places(shared_data / "bags" / "kitti00_map", tmp_path / "set", Geotagging(spacing_m=5.0))
     database = read_place_set(tmp_path / "set").database
     assert len(database) == len(frames) > 100 and database.is_georeferenced
     assert np.isfinite(database.heading_deg).mean() > 0.9

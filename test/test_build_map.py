@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -105,6 +106,40 @@ def test_the_position_topic_decides_between_fixes_and_odometry(tiny_bundle: Path
     assert load_map(tmp_path / "b").datum is None
 
 
+def test_fixes_and_odometry_make_one_map_of_camera_poses(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for second in range(40):
+            stamp = (second + 1) * 10**9
+            bag.compressed_image(CAMERA, stamp, "camera", jpeg(second))
+            position = [0.0, 2.0 * second, 0.0]
+            bag.odometry(ODOMETRY, stamp, "odom", "base_link", [7.0 - 2.0 * second, 3.0, 0.0], np.pi)
+            # A receiver that is right every five seconds, without a fix at other times, and once far off.
+            latitude, longitude, altitude = (float(value) for value in DATUM.to_wgs84(position))
+            far = 0.01 if second == 7 else 0.0
+            status, sigma = (2, 0.1) if second % 5 == 0 else (2, 900.0) if second == 7 else (-1, 0.1)
+            bag.fix(FIX, stamp, "gps", latitude + far, longitude, altitude, (sigma,) * 3, status)
+    common = ("--bundle", tiny_bundle, "--bag", tmp_path / "bag", "--out", tmp_path / "map")
+    mounted = ("--camera_extrinsics", 1.0, -0.5, 1.5, 0, 0, np.pi / 2)
+    with caplog.at_level(logging.INFO):
+        assert build(*common, *mounted, "--gnss-status", "gbas", "--max-sigma-m", 5, "--spacing-m", 3.9) == 0
+    geomap = load_map(tmp_path / "map")
+    poses = np.argsort(geomap.positions_m[:, 1])
+    enu = DATUM.to_enu(*geomap.to_wgs84(geomap.positions_m[poses]))
+    # It drives north; the camera sits a metre ahead and half a metre to the right, and looks to the left.
+    np.testing.assert_allclose(enu, [[0.5, 4.0 * number + 1.0, 1.5] for number in range(18)], atol=0.02)
+    assert np.abs((geodesy.yaw_to_compass_deg(geomap.yaw_rad) - 270 + 180) % 360 - 180).max() < 0.5
+    account = [
+        "18 of 40 images, 4 without a position in time, 18 nearer than 3.9 m to the one before",
+        "positions of /gps/fix: 40 messages, of which 31 without a fix, 1 with a standard deviation above 5 m",
+        "way between them and heading from /odom",
+        "camera at 1 -0.5 1.5 0 0 1.5708 (x y z roll pitch yaw)",
+    ]
+    told = "; ".join(account)
+    assert geomap.manifest.source.endswith(told) and told in capsys.readouterr().out and told in caplog.text
+
+
 def test_images_that_do_not_decode_are_refused_or_left_out_where_asked(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,6 +213,10 @@ def test_what_cannot_become_a_map_is_one_clear_line_and_leaves_nothing(
         ("--max_gap_s is for --bag", ["--csv", "a", "--max-gap-s", 1]),
         ("--image_topic is for --bag", ["--photos", "a", "--image-topic", CAMERA]),
         ("--position_topic is for --bag", ["--data", "a", "--position-topic", FIX]),
+        ("--gnss_status is for --bag", ["--csv", "a", "--gnss-status", "sbas"]),
+        ("--camera_extrinsics is for --bag", ["--data", "a", "--camera-extrinsics", 1, 0, 0, 0, 0, 0]),
+        ("--max_sigma_m is -1.0", ["--bag", "a", "--max-sigma-m", -1]),
+        ("--max_bridge_s is -1.0", ["--bag", "a", "--max-bridge-s", -1]),
         ("--split is for --data: leave it out with --bag", ["--bag", "a", "--split", "test"]),
         ("--skip_untagged is for --photos", ["--csv", "a", "--skip-untagged"]),
         ("--batch_size is 0: it must be at least 1", ["--data", "a", "--batch-size", 0]),

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from training.demo import DemoConfig, demo, find_own_data
-from vgssl_core.bags import BagReader, geotag
+from vgssl_core.bags import BagReader, Geotagging, geotag
 from vgssl_core.bags.from_places import write_places_bag
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.places import read_place_set
@@ -34,7 +34,7 @@ def test_from_an_empty_folder_to_a_report_of_answers_over_dds(tmp_path: Path) ->
     for name in ("hog", "untrained", "trained"):
         assert set(json.loads((out / name / "metrics.json").read_text())["recall"]) == {"1", "5", "10"}
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 5 and "Worst retrievals" in page
+    assert page.count("<svg") == 8 and "Can it be trusted?" in page and "Worst retrievals" in page
     assert f"Report: {out / 'report.html'}" in done.stdout
     on_the_drive = done.stdout[done.stdout.index("On the drive:") :]
     assert f"  trained            R@1 {metrics['recall']['1']:.1f}" in on_the_drive
@@ -67,7 +67,7 @@ def test_a_folder_without_one_map_and_one_query_bag_is_refused(tmp_path: Path, n
 def test_queries_of_a_place_set_become_a_bag_with_their_true_positions(tiny_places: Path, tmp_path: Path) -> None:
     queries = read_place_set(tiny_places).queries
     write_places_bag(queries, tmp_path / "bag")
-    frames = geotag(tmp_path / "bag", position_topic="/ground_truth/fix")
+    frames = geotag(tmp_path / "bag", Geotagging(position_topic="/ground_truth/fix"))
     assert len(frames) == len(queries)
     assert abs(frames.latitude_deg - queries.latitude_deg).max() < 1e-7
     with BagReader(tmp_path / "bag") as bag:

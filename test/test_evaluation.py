@@ -15,11 +15,12 @@ from scipy.sparse import csr_matrix
 
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation import figures
-from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles, write_frames
+from vgssl_core.evaluation.drive import Drive, Filtered, drive_metrics, drive_sections, drive_tiles, write_frames
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.recall import check_overlap, recall_at
 from vgssl_core.evaluation.report import Retrieval, write_report
+from vgssl_core.evaluation.trust import AcceptanceRule
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 40))
@@ -95,6 +96,14 @@ def drive() -> Drive:
         score=np.array([1.0, 0.5, np.nan, 0.1]),
         latency_ms=np.array([5.0, 6, 7, 8]),
         database_m=database,
+        probability=np.array([0.95, 0.4, 0.0, 0.9]),
+        rule=AcceptanceRule(0.9, 25.0, "calibrated on nothing"),
+        filtered=Filtered(
+            estimate_m=np.array([[np.nan] * 3, [1, 0, 0], [10, 0, 0], [0, 0, 0]]),
+            probability=np.array([0.0, 0.9, 1.0, 1.0]),
+            accepted=np.arange(4) > 1,
+            motion="no odometry",
+        ),
     )
 
 
@@ -104,8 +113,19 @@ def test_drive_metrics_count_only_frames_that_the_map_covers(drive: Drive) -> No
     assert metrics.recall[1] == pytest.approx(200 / 3)
     assert metrics.recall[5] == pytest.approx(100)
     assert metrics.details["recall_hypotheses"]["1"] == pytest.approx(100 / 3, abs=1e-3)
+    assert metrics.details["recall_filtered"]["1"] == pytest.approx(200 / 3, abs=1e-3)
     assert metrics.details["pose_error"]["count"] == 2
     assert metrics.details["pose_error"]["heading"]["median_deg"] == pytest.approx(np.degrees(0.2) / 2, abs=1e-3)
+
+
+def test_fixes_of_a_drive_are_counted_over_all_its_frames(drive: Drive) -> None:
+    details = drive_metrics(drive, 25.0, "protocol").details
+    accepted, right = details["acceptance"]["accepted"], details["acceptance"]["right"]
+    assert (accepted["count"], accepted["total"], right["count"], right["total"]) == (2, 4, 1, 2)
+    assert details["acceptance"]["accepted_without_map"]["count"] == 1
+    assert (details["filtered"]["accepted"]["count"], details["filtered"]["right"]["count"]) == (2, 1)
+    # Three of four frames in the last bin: 0.967 predicted, two thirds right.
+    assert details["filtered"]["ece"] == pytest.approx(0.75 * (2.9 / 3 - 2 / 3), abs=1e-6)
 
 
 def test_heading_error_wraps_around(drive: Drive) -> None:
@@ -143,7 +163,7 @@ def test_report_is_one_offline_page_with_everything_inside(drive: Drive, tmp_pat
     assert not outside
     assert page.text.count("frame 0 <b>") == 1  # escaped, so it arrives as text
     assert "A & B" in page.text and "66.7 %" in page.text
-    assert path.read_text().count("<svg") == 3
+    assert path.read_text().count("<svg") == 6
 
 
 def test_frames_table_has_one_row_per_frame(drive: Drive, tmp_path: Path) -> None:

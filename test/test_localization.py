@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,18 @@ from tiny import DATUM, make_bundle, make_place_set, picture
 from vgssl_core import geodesy
 from vgssl_core.errors import BundleError, ConfigError, DataError, MapError
 from vgssl_core.geomap import GeoMap, MapPositions, build_map
+from vgssl_core.imaging import read_image
 from vgssl_core.inference import load_bundle, open_embedder
-from vgssl_core.localization import Localization, Localizer, LocalizerConfig, open_localizer
+from vgssl_core.localization import (
+    DEFAULT,
+    Hypothesis,
+    Localization,
+    Localizer,
+    LocalizerConfig,
+    Region,
+    is_blank,
+    open_localizer,
+)
 from vgssl_core.localization.hypotheses import UNKNOWN_YAW_VARIANCE, cluster_matches, match_weights, pose_of
 
 CONFIG = LocalizerConfig()
@@ -134,7 +145,7 @@ def test_covariances_are_finite_symmetric_positive_definite_and_floored(
     if what != "known":
         hidden = np.ones(len(planar), bool) if what == "unknown" else rng.random(len(planar)) < 0.5
         z[hidden], yaw[hidden] = np.nan, np.nan
-    position, heading, covariance = pose_of(np.column_stack([planar, z]), yaw, weights, spacing, CONFIG)
+    position, heading, covariance = pose_of(np.column_stack([planar, z]), yaw, weights, spacing, CONFIG, DEFAULT)
     assert np.isfinite(covariance).all()
     np.testing.assert_array_equal(covariance, covariance.T)
     assert np.linalg.eigvalsh(covariance).min() > 0
@@ -151,7 +162,7 @@ def test_covariances_are_finite_symmetric_positive_definite_and_floored(
 
 def test_the_position_is_the_weighted_mean_and_the_spread_enters_the_covariance() -> None:
     positions = np.array([[0.0, 0, 10], [8, 0, 20]])
-    position, _, covariance = pose_of(positions, np.zeros(2), np.array([3.0, 1.0]), 0.0, CONFIG)
+    position, _, covariance = pose_of(positions, np.zeros(2), np.array([3.0, 1.0]), 0.0, CONFIG, DEFAULT)
     np.testing.assert_allclose(position, [2, 0, 12.5])
     # Effective number of matches 1 / (.75² + .25²) = 1.6; weighted spread 12; imagined match 6.25²; floor 1.
     assert covariance[0, 0] == pytest.approx((1.6 * 12 + 6.25**2) / 2.6 + 1)
@@ -161,7 +172,7 @@ def test_the_position_is_the_weighted_mean_and_the_spread_enters_the_covariance(
 def test_headings_average_over_the_circle_and_opposite_ones_are_unknown() -> None:
     def of(*degrees: float) -> tuple[float, float]:
         yaw = np.radians(np.array(degrees))
-        _, mean, covariance = pose_of(np.zeros((len(yaw), 3)), yaw, np.ones(len(yaw)), 0.0, CONFIG)
+        _, mean, covariance = pose_of(np.zeros((len(yaw), 3)), yaw, np.ones(len(yaw)), 0.0, CONFIG, DEFAULT)
         return math.degrees(mean), covariance[3, 3]
 
     mean, near = of(170.0, -170.0)
@@ -179,7 +190,8 @@ def test_headings_average_over_the_circle_and_opposite_ones_are_unknown() -> Non
 
 def test_more_agreeing_matches_claim_more() -> None:
     sigma = [
-        pose_of(np.zeros((count, 3)), np.zeros(count), np.ones(count), 1.0, CONFIG)[2][0, 0] for count in (1, 2, 5, 20)
+        pose_of(np.zeros((count, 3)), np.zeros(count), np.ones(count), 1.0, CONFIG, DEFAULT)[2][0, 0]
+        for count in (1, 2, 5, 20)
     ]
     assert sigma == sorted(sigma, reverse=True)
 
@@ -194,7 +206,8 @@ def test_a_hypothesis_lies_where_its_images_do(tmp_path: Path) -> None:
     enu = DATUM.to_enu(best.latitude_deg, best.longitude_deg, best.altitude_m)
     np.testing.assert_allclose(enu, [2, 0, 0], atol=1e-3)
     assert geodesy.yaw_to_compass_deg(best.yaw_rad) == pytest.approx(90, abs=1e-3)
-    assert (best.rank, best.support, best.probability) == (0, 2, None)
+    assert (best.rank, best.support) == (0, 2)
+    assert 0 <= best.probability <= 1
     weights = match_weights(np.float64([0.5, 0.5, 0.6]), 0.2)
     assert best.score == pytest.approx(weights[:2].sum() / weights.sum(), rel=1e-5)
     assert [item.rank for item in result.hypotheses] == [0, 1]
@@ -225,6 +238,12 @@ def test_no_more_hypotheses_than_asked_for(tmp_path: Path) -> None:
         assert len(result.hypotheses) == min(limit, 8)
 
 
+def assert_equal(some: Sequence[Hypothesis], others: Sequence[Hypothesis]) -> None:
+    for a, b in zip(some, others, strict=True):
+        for field in dataclasses.fields(a):
+            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+
+
 @given(seed=st.integers(0, 10**6))
 def test_the_same_query_gives_the_same_answer(seed: int, shared_map: GeoMap) -> None:
     descriptor = np.random.default_rng(seed).standard_normal(4).astype(np.float32)
@@ -233,9 +252,7 @@ def test_the_same_query_gives_the_same_answer(seed: int, shared_map: GeoMap) -> 
     first, second = localizer.localize(picture(0)), localizer.localize_descriptor(descriptor)
     third = localizer.localize_matches(first.indices, first.distances)
     for other in (second, third):
-        for a, b in zip(first.hypotheses, other.hypotheses, strict=True):
-            for field in dataclasses.fields(a):
-                np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+        assert_equal(first.hypotheses, other.hypotheses)
     assert set(first.timings_ms) == {"embed", "search", "hypotheses"}
     assert set(third.timings_ms) == {"hypotheses"}
     assert all(0 < item.score <= 1 for item in first.hypotheses)
@@ -261,6 +278,83 @@ def test_descriptors_that_are_no_numbers_or_too_long_are_refused(shared_map: Geo
         localizer.localize_descriptor(np.full(4, np.nan, np.float32))
     with pytest.raises(MapError, match="length 4"):
         localizer.localize_descriptor(np.zeros(5, np.float32))
+
+
+# --- a prior place
+
+
+def test_only_what_lies_in_the_region_is_searched(shared_map: GeoMap) -> None:
+    localizer = Localizer(Still(), shared_map)
+    descriptor = shared_map.descriptors(slice(0, 1))[0]
+    away = -shared_map.positions_m[0, :2]
+    region = Region(*away, 120.0)
+    found = localizer.localize_descriptor(descriptor, region)
+    near = np.linalg.norm(shared_map.positions_m[:, :2] - away, axis=1) <= 120.0
+    assert not near[0]
+    assert near[found.indices].all()
+    everything = shared_map.search(descriptor, len(shared_map)).indices[0]
+    np.testing.assert_array_equal(found.indices, everything[near[everything]][: CONFIG.k])
+    assert all(np.linalg.norm(item.position_m[:2] - away) <= 120.0 for item in found.hypotheses)
+    assert found.accepted is None
+    localizer.embedder.descriptor = descriptor
+    assert_equal(localizer.localize(picture(0), region).hypotheses, found.hypotheses)
+
+
+def test_a_region_without_images_gives_no_hypothesis(shared_map: GeoMap) -> None:
+    found = Localizer(Still(), shared_map).localize_descriptor(
+        shared_map.descriptors(slice(0, 1))[0], Region(1e4, 0.0, 5.0)
+    )
+    assert (found.hypotheses, found.accepted, len(found.indices)) == ((), None, 0)
+
+
+@pytest.mark.parametrize(
+    "values", [(math.nan, 0, 1), (0, math.inf, 1), (0, 0, 0), (0, 0, -1), (0, 0, 1e9), (1e9, 0, 1)]
+)
+def test_what_is_no_region_is_refused(values: tuple[float, float, float]) -> None:
+    with pytest.raises(DataError, match="region"):
+        Region(*values)
+
+
+# --- frames that show nothing
+
+
+@pytest.mark.parametrize("size", [(64, 48), (320, 240), (640, 194), (640, 480)])
+def test_black_noise_and_bare_skies_show_nothing_and_pictures_do(size: tuple[int, int]) -> None:
+    width, height = size
+    rng = np.random.default_rng(0)
+    sky = np.linspace([90, 140, 230], [200, 220, 250], height)[:, None] + np.zeros((1, width, 1))
+    blank = {
+        "black": np.zeros((height, width, 3)),
+        "white": np.full((height, width, 3), 255),
+        "dark current": rng.poisson(2, (height, width, 3)),
+        "colour noise": rng.integers(0, 256, (height, width, 3)),
+        "grey noise": rng.integers(0, 256, (height, width, 1)) + np.zeros((1, 1, 3)),
+        "snow": 255 * rng.integers(0, 2, (height, width, 1)) + np.zeros((1, 1, 3)),
+        "sky": sky + rng.normal(0, 3, sky.shape),
+    }
+    assert [name for name, image in blank.items() if not is_blank(np.clip(image, 0, 255).astype(np.uint8))] == []
+    for seed in range(20):
+        dark = (picture(seed, width, height) * 0.2).astype(np.uint8)
+        assert not is_blank(picture(seed, width, height))
+        assert not is_blank(dark)
+
+
+def test_real_frames_are_not_taken_for_blank(shared_data: Path) -> None:
+    folders = ("kitti00_loop/images/queries", "nordland64/val/images/queries", "stromovka_seasons/images/queries")
+    for folder in folders:
+        files = sorted((shared_data / folder).iterdir())[::25]
+        assert not any(is_blank(read_image(file)) for file in files)
+
+
+def test_a_blank_frame_is_never_accepted_whatever_it_matches(shared_map: GeoMap) -> None:
+    descriptor = shared_map.descriptors(slice(5, 6))[0]
+    localizer = Localizer(Still(descriptor), shared_map)
+    seen, blank = localizer.localize(picture(0)), localizer.localize(np.zeros((48, 64, 3), np.uint8))
+    assert (seen.is_blank, blank.is_blank) == (False, True)
+    assert seen.accepted is seen.hypotheses[0]
+    assert blank.accepted is None
+    assert {item.probability for item in blank.hypotheses} == {0.0}
+    assert sorted(item.score for item in blank.hypotheses) == sorted(item.score for item in seen.hypotheses)
 
 
 # --- map and bundle together

@@ -53,7 +53,9 @@ def test_json_holds_everything_as_plain_values(folder: Path, capsys: pytest.Capt
     assert best["rank"] == 0  # As in the table and in the node's messages.
     assert best["heading_deg"] == pytest.approx(90, abs=0.01)
     assert best["altitude_m"] == pytest.approx(200, abs=0.1)
-    assert best["probability"] is None
+    assert 0 < best["probability"] <= 1
+    assert content["accepted"] == (best["probability"] >= content["threshold"])
+    assert content["is_calibrated"] is False
     assert len(best["covariance"]) == 4
     assert len(content["matches"]) == 6
     assert "@0457089.85@" in content["matches"][0]["source"]

@@ -1,4 +1,4 @@
-"""The localizer over many frames: neither memory nor file handles grow."""
+"""The localizer and its filter over many frames: neither memory nor file handles grow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ import os, sys
 import cv2, numpy as np
 from vgssl_core.imaging import decode_image, raw_to_rgb
 from vgssl_core.localization import open_localizer
+from vgssl_core.localization.filter import TemporalFilter
 
 def resident():
     with open('/proc/self/statm') as file:
         return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 localizer = open_localizer(sys.argv[1], threads=1)
+followed = TemporalFilter(localizer.geomap, localizer.calibration)
 rng = np.random.default_rng(0)
 sizes = [(32, 24), (64, 48), (160, 120), (33, 47)]
 frames = [cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), size) for size in sizes]
@@ -36,7 +38,10 @@ def localize(number):
     else:
         height, width = frames[choice].shape[:2]
         image = raw_to_rgb(frames[choice].tobytes(), width, height, 'bgr8', 3 * width, False, 'test')
-    assert localizer.localize(image).hypotheses
+    answer = localizer.localize(image)
+    assert answer.hypotheses
+    if number % 10 == 0:
+        assert followed.update(number * 100_000_000, answer).hypotheses
 
 for number in range(500):
     localize(number)

@@ -15,7 +15,7 @@ from vgssl_core.errors import ConfigError, DataError, MapError
 from vgssl_core.geomap import TiledMap, add_images, build_map, compact, load_map
 from vgssl_core.geomap.manifest import read_manifest
 from vgssl_core.geomap.tiles import tile_bytes
-from vgssl_core.localization import Localizer
+from vgssl_core.localization import Localizer, Region
 
 DIMENSION = 256
 
@@ -132,6 +132,10 @@ def test_a_localizer_answers_with_tiles_as_with_the_whole_map(datum: Any, tmp_pa
     embedder: Any = SimpleNamespace(model_id="model-a")
     for query in make_images(5, seed=1).descriptors:
         one, other = (Localizer(embedder, stand).localize_descriptor(query) for stand in (geomap, tiled))
+        np.testing.assert_array_equal(one.indices, other.indices)
+        assert str(one.hypotheses) == str(other.hypotheses)
+        region = Region(100.0, -50.0, 700.0)
+        one, other = (Localizer(embedder, stand).localize_descriptor(query, region) for stand in (geomap, tiled))
         np.testing.assert_array_equal(one.indices, other.indices)
         assert str(one.hypotheses) == str(other.hypotheses)
     for name in ("model_id", "dimension", "datum", "spacing_m", "calibration", "path"):

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import array
 import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
 import ros_support
-from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from node_support import OUTPUTS, Listener, assert_clean, camera, compressed, raw
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.publisher import Publisher
 from ros_support import IMAGE_TOPIC, STEP_M, Ros, jpeg
-from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
+from sensor_msgs.msg import CompressedImage, NavSatFix
 from sensor_msgs.msg import Image as RosImage
-from std_msgs.msg import Header
 from tiny import DATUM, make_bundle, picture
 
-from vgssl_ros.messages import read_cloud, stamp_ns, to_stamp
-
-OUTPUTS = {
-    "pose": PoseWithCovarianceStamped,
-    "fix": NavSatFix,
-    "hypotheses": PoseArray,
-    "hypotheses_cloud": PointCloud2,
-}
+from vgssl_ros import program
+from vgssl_ros.messages import read_cloud
 
 
 @pytest.fixture(scope="module")
@@ -47,64 +38,21 @@ def built_map(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, drive
 
 @pytest.fixture(scope="module")
 def given(built_map: Path, tiny_bundle: Path) -> dict[str, Any]:
-    return {"map_path": built_map, "bundle_path": tiny_bundle, "image_topic": IMAGE_TOPIC, "image_qos": "reliable"}
+    return {
+        "map_path": built_map,
+        "bundle_path": tiny_bundle,
+        "image_topic": IMAGE_TOPIC,
+        "image_qos": "reliable",
+        # Every image by itself, and whatever it says: this is about messages.
+        "filter": False,
+        "threshold": 1e-6,
+    }
 
 
 @pytest.fixture
 def ros() -> Iterator[Ros]:
     with ros_support.ros_node() as node:
         yield node
-
-
-class Listener:
-    """Everything that a localizer says."""
-
-    def __init__(self, ros: Ros) -> None:
-        self._ros = ros
-        self.received = {name: ros.collect(kind, f"/localizer/{name}") for name, kind in OUTPUTS.items()}
-        self.diagnostics = ros.collect(DiagnosticArray, "/diagnostics")
-
-    def stamps(self, name: str) -> list[int]:
-        return [stamp_ns(message.header.stamp) for message in self.received[name]]
-
-    def status(self) -> dict[str, str]:
-        """The newest figures."""
-        if not self.diagnostics:
-            return {}
-        (status,) = self.diagnostics[-1].status
-        assert status.name == "localizer"
-        return {"message": status.message, **{item.key: item.value for item in status.values}}
-
-    def wait_for_answer(self, stamp: int) -> None:
-        self._ros.wait(lambda: all(stamp in self.stamps(name) for name in self.received), f"an answer to {stamp}")
-
-
-def camera(ros: Ros, kind: Any, topic: str) -> Publisher:
-    """A publisher that the localizer has matched, from both sides."""
-    publisher = ros.node.create_publisher(kind, topic, 10)
-    listener = Listener(ros)
-    ros.wait(
-        lambda: publisher.get_subscription_count() > 0 and listener.status().get("publishers") == "1",
-        f"a subscription of {topic}",
-    )
-    return publisher
-
-
-def raw(number: int, stamp: int) -> RosImage:
-    image = picture(number)
-    data = array.array("B")
-    data.frombytes(image.tobytes())
-    header = Header(stamp=to_stamp(stamp), frame_id="camera")
-    return RosImage(header=header, height=48, width=64, encoding="rgb8", step=64 * 3, data=data)
-
-
-def compressed(data: bytes, stamp: int) -> CompressedImage:
-    return CompressedImage(header=Header(stamp=to_stamp(stamp), frame_id="camera"), format="jpeg", data=data)
-
-
-def assert_clean(node: ros_support.Program) -> None:
-    assert node.end() == 0, node.output
-    assert "Traceback" not in node.output and "rror" not in node.output, node.output
 
 
 def test_a_raw_camera_is_answered_on_every_topic_with_torch_out_of_reach(
@@ -209,17 +157,61 @@ def test_an_early_interrupt_is_a_clean_end_too_and_so_are_many(
         ({"image_topic": "image/"}, "image_topic 'image/' is no topic name .*must not end with"),
         ({"image_topic": "/a//b"}, "image_topic '/a//b' is no topic name .*repeated"),
         ({"image_topic": "''"}, "image_topic '' is no topic name .*empty"),
+        ({"image_topics": ["/front", "/rear"]}, "6 numbers for 2 cameras: give x y z roll pitch yaw of each"),
+        ({"image_topics": ["/a", "/a"], "camera_extrinsics": [0.0] * 12}, "image_topics names a topic twice: /a, /a"),
+        ({"image_topics": ["/a/"]}, "image_topics '/a/' is no topic name"),
+        ({"camera_extrinsics": [0.0] * 7}, "camera_extrinsics has 7 numbers: it must have 6 for each camera"),
+        ({"threshold": 1.5}, "Parameter threshold .* out of range"),
+        ({"publish_tf": True}, "publish_tf needs tf2_ros, and that cannot be imported"),
     ],
 )
 def test_a_node_that_cannot_start_ends_with_one_line(
-    given: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+    given: dict[str, Any],
+    tmp_path: Path,
+    change: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
+    # In this process, because so many of them would take long to start.
+    for name, value in ros_support.environment().items():
+        monkeypatch.setenv(name, value)
     if change.get("bundle_path") == "foreign":
         change = {"bundle_path": make_bundle(tmp_path / "foreign", seed=1).path}
-    with ros_support.localizer({**given, **change}) as node:
+    assert program.run(ros_support.ros_arguments({**given, **change}), SimpleQueue()) == 1
+    lines = [line for line in "".join(capfd.readouterr()).splitlines() if "INFO" not in line]
+    assert len(lines) == 1 and re.search(message, lines[0]), lines
+
+
+def test_the_shipped_parameter_file_is_read_and_lacks_only_map_and_bundle(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    for name, value in ros_support.environment().items():
+        monkeypatch.setenv(name, value)
+    file = ros_support.ROOT / "config" / "localize.yaml"
+    assert program.run(["--ros-args", "--params-file", str(file)], SimpleQueue()) == 1
+    assert "map_path and bundle_path not given" in "".join(capfd.readouterr())
+
+
+def test_a_process_that_cannot_configure_ends_with_status_1(given: dict[str, Any]):
+    with ros_support.localizer({**given, "map_path": "/nowhere"}) as node:
         assert node.end() == 1
-        (line,) = [line for line in node.lines if "INFO" not in line]
-    assert re.search(message, line)
+        assert "Traceback" not in node.output
+
+
+def test_a_node_that_is_killed_and_started_again_is_heard_by_the_same_listeners(ros: Ros, given: dict[str, Any]):
+    listener = Listener(ros)
+    publisher = ros.node.create_publisher(RosImage, IMAGE_TOPIC, 10)
+    for run in (1, 2):
+        with ros_support.localizer(given) as node:
+            node.wait_for("Active")
+            ros.wait(
+                lambda run=run: publisher.publish(raw(1, run)) or run in listener.stamps("fix"),
+                f"an answer of run {run}",
+            )
+            node.interrupt(signal.SIGKILL)
+            assert node.end() == -signal.SIGKILL
+    assert listener.stamps("pose") == sorted(listener.stamps("pose"))
 
 
 def test_the_lifecycle_is_followed_and_a_failed_configuration_can_be_mended(
@@ -246,7 +238,7 @@ def test_the_lifecycle_is_followed_and_a_failed_configuration_can_be_mended(
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
         assert set_parameter("map_path", text).successful
         assert change(Transition.TRANSITION_CONFIGURE)
-        refused = set_parameter("map_path", text)
+        refused = set_parameter("bundle_path", text)
         assert not refused.successful and "clean up first" in refused.reason
         out_of_range = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=-1.0)
         assert not set_parameter("altitude_default_sigma_m", out_of_range).successful
@@ -261,11 +253,12 @@ def test_the_lifecycle_is_followed_and_a_failed_configuration_can_be_mended(
         ros.wait(lambda: publisher.get_subscription_count() == 0, "the end of the subscription")
         assert change(Transition.TRANSITION_ACTIVATE)
         ros.wait(lambda: publisher.get_subscription_count() == 1, "a new subscription")
-        ros.wait(lambda: listener.status()["state"] == "active" and listener.status()["publishers"] == "1", "activity")
+        listener.diagnostics.clear()
+        ros.wait(lambda: listener.status().get("matched") == "1", "activity")
         publisher.publish(raw(2, 20))
         ros.wait(lambda: 20 in listener.stamps("pose"), "an answer after the second activation")
         assert listener.stamps("pose") == [10, 20] and listener.stamps("fix") == []
-        assert [field.name for field in listener.received["hypotheses_cloud"][0].fields][-1] == "sigma_yaw"
+        assert [field.name for field in listener.received["hypotheses_cloud"][0].fields][-1] == "support"
         assert change(Transition.TRANSITION_DEACTIVATE) and change(Transition.TRANSITION_CLEANUP)
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
         assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_INACTIVE_SHUTDOWN)

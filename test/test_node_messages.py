@@ -35,7 +35,7 @@ def hypothesis(
     position: tuple[float, float, float] = (1.0, 2.0, 3.0), yaw: float = 0.5, rank: int = 0, sigma: float = 2.0
 ) -> Hypothesis:
     covariance = np.diag([sigma**2, sigma**2, 4.0, 0.04 if math.isfinite(yaw) else math.pi**2 / 3])
-    return Hypothesis(rank, np.array(position), yaw, covariance, 0.7, None, 3, NAN, NAN, NAN, sigma)
+    return Hypothesis(rank, np.array(position), yaw, covariance, 0.7, 0.6, 3, NAN, NAN, NAN, sigma)
 
 
 def base_poses(count: int, datum=DATUM) -> list[BasePose]:
@@ -125,13 +125,13 @@ def test_the_cloud_survives_the_wire_with_all_its_columns(count: int):
     poses = base_poses(count)
     cloud = messages.hypotheses_cloud(poses, HEADER, georeferenced=True)
     cloud = deserialize_message(serialize_message(cloud), PointCloud2)
-    assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (1, count, 56, 56 * count)
+    assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (1, count, 64, 64 * count)
     offsets = {field.name: (field.offset, field.datatype) for field in cloud.fields}
-    floats = ("x", "y", "z", "yaw", "score", "sigma", "rank", "sigma_yaw")
+    floats = ("x", "y", "z", "yaw", "score", "sigma", "rank", "sigma_yaw", "probability", "support")
     assert offsets == {name: (4 * i, 7) for i, name in enumerate(floats)} | {
-        "lat": (32, 8),
-        "lon": (40, 8),
-        "alt": (48, 8),
+        "lat": (40, 8),
+        "lon": (48, 8),
+        "alt": (56, 8),
     }
     rows = messages.read_cloud(cloud)
     for row, pose in zip(rows, poses, strict=True):
@@ -142,7 +142,7 @@ def test_the_cloud_survives_the_wire_with_all_its_columns(count: int):
 def test_a_local_map_has_no_position_on_earth():
     poses = base_poses(2, datum=None)
     cloud = messages.hypotheses_cloud(poses, HEADER, georeferenced=False)
-    assert [field.name for field in cloud.fields][-1] == "sigma_yaw"
+    assert [field.name for field in cloud.fields][-1] == "support"
     assert messages.nav_sat_fix(poses[0], HEADER) is None
 
 

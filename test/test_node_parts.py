@@ -44,12 +44,13 @@ def test_the_localizer_is_configured_by_the_parameters_of_its_names():
 
 
 def test_changes_are_refused_with_a_reason():
-    assert "clean up first" in parameters.refusal("map_path", "elsewhere", is_configured=True)
-    assert parameters.refusal("map_path", "elsewhere", is_configured=False) is None
+    assert "clean up first" in parameters.refusal("bundle_path", "elsewhere", is_configured=True)
+    assert parameters.refusal("bundle_path", "elsewhere", is_configured=False) is None
+    assert parameters.refusal("map_path", "for ~/reload_map", is_configured=True) is None
     assert parameters.refusal("altitude_default_m", 100.0, is_configured=True) is None
     assert "finite" in parameters.refusal("altitude_default_m", float("nan"), is_configured=True)
     assert "one of raw, compressed" in parameters.refusal("image_transport", "theora", is_configured=False)
-    assert "must have 6" in parameters.refusal("camera_extrinsics", [0.0] * 5, is_configured=False)
+    assert "must have 6 for each camera" in parameters.refusal("camera_extrinsics", [0.0] * 5, is_configured=False)
     assert parameters.refusal("use_sim_time", True, is_configured=True) is None
 
 
@@ -61,6 +62,17 @@ def test_the_slot_keeps_the_newest_and_tells_what_it_overwrote(items: list[int])
     assert slot.put(1) is False
     slot.close()
     assert slot.take() is None
+
+
+def test_each_source_has_a_slot_of_its_own_and_the_one_that_waits_longest_is_taken_first():
+    slot: LatestSlot[str] = LatestSlot()
+    assert [slot.put(f"{source}{n}", source) for n, source in enumerate("abaab")] == [False, False, True, True, True]
+    assert slot.take() == "a3"
+    slot.put("a5", "a")
+    assert [slot.take(), slot.take()] == ["b4", "a5"]
+    slot.put("a6", "a")
+    slot.clear()
+    assert slot.put("a7", "a") is False
 
 
 def test_a_busy_worker_gets_the_newest_item_next_and_ends_when_it_is_stopped():
@@ -88,9 +100,9 @@ def test_a_busy_worker_gets_the_newest_item_next_and_ends_when_it_is_stopped():
 def test_the_counters_add_up_and_the_latency_percentiles_are_those_of_the_window():
     statistics = Statistics()
     for number in range(10):
-        statistics.received(overwrote=number % 2 == 1)
+        statistics.received(TOPIC, overwrote=number % 2 == 1)
     for latency in range(1, 6):
-        statistics.answered(float(latency))
+        statistics.answered(float(latency), 0, latency > 2, "LOCALIZED")
     statistics.undecodable("no end marker")
     figures = statistics.read()
     assert (figures.received, figures.overwritten, figures.processed, figures.undecodable) == (10, 5, 5, 1)

@@ -157,8 +157,10 @@ def test_colcon_builds_it_as_an_ament_python_package(tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stdout + built.stderr
     prefix = tmp_path / "install" / "vgssl_ros"
-    for program in ("localizer_node", "evaluate_bag", "replay"):
+    for program in ("localizer_node", "evaluate_bag", "replay", "initial_pose"):
         assert os.access(prefix / "lib" / "vgssl_ros" / program, os.X_OK)  # where `ros2 run` looks
-    for file in ("package.xml", "launch/localize.launch.py", "config/localize.yaml", "config/train/small/mocov2.yaml"):
+    shipped = [path.relative_to(ROOT) for folder in ("launch", "config/ros") for path in (ROOT / folder).glob("*.*")]
+    assert len(shipped) >= 9
+    for file in ("package.xml", "config/localize.yaml", "config/train/small/mocov2.yaml", *shipped):
         assert (prefix / "share" / "vgssl_ros" / file).is_file()
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "vgssl_ros").is_file()

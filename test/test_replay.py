@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -13,11 +14,15 @@ from typing import Any
 
 import pytest
 import ros_support
+from geometry_msgs.msg import PoseArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_support import IMAGE_TOPIC, Program, Ros
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import NavSatFix
+from std_msgs.msg import String
 
-from vgssl_core.bags import BagReader
+from vgssl_core.bags import BagReader, BagWriter
+from vgssl_core.evaluation.bag_drive import answer_frames, frames_with_truth
 from vgssl_core.localization import open_localizer
 from vgssl_ros.base_pose import CameraMount, DefaultAltitude
 from vgssl_ros.messages import stamp_ns
@@ -58,7 +63,7 @@ def test_every_frame_is_answered_in_order_and_as_the_offline_localizer_answers(
         "use_sim_time": True,
     }
     with ros_support.localizer(parameters) as node:
-        with replay("--bag", drive, "--record", tmp_path / "out", "--rate", 2) as program:
+        with replay("--bag", drive, "--record", tmp_path / "out", "--rate", 0.5) as program:
             assert program.end() == 0, program.output
             assert f"published {COUNT} frames, answered {COUNT} (100.0 %), out of order 0" in program.output
         node.interrupt()
@@ -70,12 +75,11 @@ def test_every_frame_is_answered_in_order_and_as_the_offline_localizer_answers(
     with open(tmp_path / "out" / "answers.csv", newline="") as file:
         answers = list(csv.DictReader(file))
     localizer, mount = open_localizer(built_map, tiny_bundle), CameraMount(MOUNT)
-    with BagReader(drive) as bag:
-        frames = list(bag.frames())
-    assert [int(answer["stamp_ns"]) for answer in answers] == [frame.stamp_ns for frame in frames]
-    for frame, answer in zip(frames, answers, strict=True):
-        best = localizer.localize(frame.image(localizer.least_size)).hypotheses[0]
-        offline = mount.base_pose(best, localizer.geomap.datum, DefaultAltitude(0.0, 10.0))
+    frames = frames_with_truth(drive, localizer.geomap)
+    assert [int(answer["stamp_ns"]) for answer in answers] == frames.stamp_ns.tolist()
+    # The same localizer and the same filter over time.
+    for estimate, answer in zip(answer_frames(localizer, frames).estimates, answers, strict=True):
+        offline = mount.base_pose(estimate.hypotheses[0], localizer.geomap.datum, DefaultAltitude(0.0, 10.0))
         values = {name: float(value) for name, value in answer.items()}
         assert [values["x_m"], values["y_m"], values["z_m"]] == pytest.approx(offline.position_m, abs=1e-9)
         assert values["yaw_rad"] == pytest.approx(offline.yaw_rad, abs=1e-9)
@@ -97,6 +101,61 @@ def test_a_part_of_a_bag_is_played_with_its_clock(ros: Ros, drive: Path):
     times = [stamp_ns(clock.clock) for clock in clocks]
     assert times == sorted(times) and times
     assert first + 1_000_000_000 <= times[0] and times[-1] <= first + 1_500_000_000 + period
+    assert "replay at 0.5x: " in program.output and "of 0.5 s |" in program.output
+
+
+def test_a_looping_bag_jumps_back_in_time_and_the_localizer_goes_on(
+    ros: Ros, tiny_bundle: Path, built_map: Path, drive: Path, tmp_path: Path
+):
+    with BagReader(drive) as played, BagWriter(tmp_path / "bag") as bag:
+        for message in played.messages():
+            # The localizer hears this odometry too.
+            topic = message.topic.replace("/ground_truth/odom", "/odom")
+            bag.raw(topic, message.type, message.log_ns, message.cdr)
+    parameters = {
+        "map_path": built_map,
+        "bundle_path": tiny_bundle,
+        "image_topic": IMAGE_TOPIC,
+        "image_transport": "compressed",
+        "use_sim_time": True,
+    }
+    clocks, answers = ros.collect(Clock, "/clock"), ros.collect(PoseArray, "/localizer/hypotheses")
+    begin = ros_support.FIRST_STAMP_NS + 2_000_000_000
+
+    def jumps(stamps: list[int]) -> int:
+        assert not stamps or min(stamps) >= begin
+        return sum(later < earlier for earlier, later in itertools.pairwise(stamps))
+
+    with ros_support.localizer(parameters) as node:
+        with replay("--bag", tmp_path / "bag", "--loop", "--rate", 5, "--start_s", 2) as program:
+            ros.wait(lambda: jumps([stamp_ns(clock.clock) for clock in clocks]) > 2, "three rounds of the clock")
+            ros.wait(lambda: jumps([stamp_ns(item.header.stamp) for item in answers]) > 2, "answers in every round")
+            program.interrupt()
+            assert program.end() == 130, program.output
+        node.interrupt()
+        assert node.end() == 0, node.output
+    assert "again (3)" in program.output and "Traceback" not in program.output + node.output
+    assert "No answer" not in node.output
+
+
+def test_what_is_said_once_is_not_skipped_and_the_clock_is_published_only_where_it_is_wanted(ros: Ros, tmp_path: Path):
+    with BagWriter(tmp_path / "bag") as bag:
+        for second in range(4):
+            bag.message("/robot_description", "std_msgs/msg/String", second * 10**9, {"data": f"robot {second}"})
+            bag.message("/clock", "rosgraph_msgs/msg/Clock", second * 10**9, {"clock": {"sec": 1000 + second}})
+            bag.fix("/gps/fix", second * 10**9, "gps", 50.0, 14.0, 0.0)
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    texts, clocks = ros.collect(String, "/robot_description", latched), ros.collect(Clock, "/clock")
+    for wanted in (True, False):
+        texts.clear()
+        clocks.clear()
+        arguments = ["--bag", tmp_path / "bag", "--start_s", 1.5, "--rate", 4, "--clock", json.dumps(wanted)]
+        with replay(*arguments) as program:
+            ros.wait(lambda: program.process.poll() is not None, "the end of the replay")
+            assert program.end() == 0, program.output
+        assert [text.data for text in texts] == ["robot 0", "robot 1", "robot 2", "robot 3"][-len(texts) :]
+        assert len(texts) == 4
+        assert {clock.clock.sec < 1000 for clock in clocks} == {wanted}
 
 
 def test_without_a_localizer_recording_is_an_error_and_leaves_nothing(tmp_path: Path, drive: Path):
@@ -115,6 +174,8 @@ def test_without_a_localizer_recording_is_an_error_and_leaves_nothing(tmp_path: 
         (["--topics", "[/nothing]"], "has no topic /nothing"),
         (["--image_topic", "/gps/fix"], "has no image topic /gps/fix"),
         (["--duration_s", "-1"], "--duration_s is -1.0"),
+        (["--start_s", "100", "--wait_s", "0"], "no message of the chosen topics in that part: it lasts 2.9 s"),
+        (["--loop", "--record", "out"], "--record ends with the bag and --loop never does"),
         (["--record", "README.md"], "--record README.md: README.md is not a folder"),
     ],
 )

@@ -26,7 +26,7 @@ def ros() -> Iterator[Ros]:
 
 
 def pose() -> BasePose:
-    return BasePose(np.zeros(3), 0.0, np.ones(3), 1.0, 0.1, 1.0, 0)
+    return BasePose(np.zeros(3), 0.0, np.ones(3), 1.0, 0.1, 1.0, 0.5, 1, 0)
 
 
 def test_the_recorder_is_ready_once_its_own_subscriptions_are_matched_and_counts_what_it_writes(ros: Ros):
@@ -35,7 +35,7 @@ def test_the_recorder_is_ready_once_its_own_subscriptions_are_matched_and_counts
         kind: ros.node.create_publisher(kind, topic, 10)
         for kind, topic in ((DiagnosticArray, "/diagnostics"), (PoseArray, "/other/hypotheses"))
     }
-    told = messages.diagnostics("other", "", b"\x00", "", {"publishers": "1"}, messages.to_stamp(0))
+    told = messages.diagnostics("other", "", b"\x00", "", {"publishers": "1", "matched": "1"}, messages.to_stamp(0))
     ros.wait(lambda: publishers[DiagnosticArray].get_subscription_count() == 1, "a listener for diagnostics")
     publishers[DiagnosticArray].publish(told)
     ros.wait(lambda: recorder.status, "a diagnostics message")

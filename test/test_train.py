@@ -200,7 +200,7 @@ def test_a_bag_is_trained_on_as_a_set_that_is_written_once(
         (folder / "drive.mcap").write_bytes(b"a bag")
     monkeypatch.setattr(
         "vgssl_core.bags.to_places.write_bag_places",
-        lambda bag, out, **_: make_place_set(out, count=12, step_m=4.0, queries=0),
+        lambda bag, out, *_, **__: make_place_set(out, count=12, step_m=4.0, queries=0),
     )
     for name, folder, said in (
         ("first", tmp_path, "Writing the images of"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -64,15 +65,22 @@ def reference_descriptors(
     return (projected / np.linalg.norm(projected, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make_bundle(folder: Path, dimension: int = 32, seed: int = 0, width: int = 32, height: int = 24) -> Bundle:
-    """A valid bundle whose descriptors tell `picture`s apart."""
+def make_bundle(
+    folder: Path,
+    dimension: int = 32,
+    seed: int = 0,
+    width: int = 32,
+    height: int = 24,
+    change: Callable[[bytes], bytes] = lambda network: network,
+) -> Bundle:
+    """A valid bundle whose descriptors tell `picture`s apart; ``change`` makes another network that gives the same."""
     preprocessing = Preprocessing(width, height)
     weights = projection(dimension, preprocessing, seed)
     images = [picture(number) for number in (1001, 1002, 1003)]
     architecture = {"backbone": "tiny", "descriptor_dim": dimension}
     return write_bundle(
         folder,
-        network(weights, preprocessing),
+        change(network(weights, preprocessing)),
         model_id=compute_model_id({"projection": weights}, architecture, preprocessing),
         method="tiny",
         preprocessing=preprocessing,

@@ -74,7 +74,7 @@ def build_map(config: BuildMapConfig) -> None:
             images.positions.subset(embedded.kept),
             config.precision,
             bundle_path=config.bundle,
-            source=images.description,
+            source=images.source,
             tile_m=config.tile_m,
         )
         reindex(config.out, config.index, config.memory_mb)

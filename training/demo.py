@@ -21,20 +21,25 @@ from vgssl_core.bags.records import COMPRESSED_IMAGE
 from vgssl_core.errors import ConfigError, DataError, VgsslError
 from vgssl_core.geomap.map_images import from_bag, from_place_set
 from vgssl_core.resources import config_file
+from vgssl_core.storage import read_yaml
+from vgssl_core.town.config import TownConfig
 
 _MARKER = ".vgssl-demo"
+#: Added to the seed: the town whose validation streets teach the map what its answers are worth.
+_OTHER_TOWN = 1000
 _NODE_ENDS_WITHIN_S = 15
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Render a town, train, export, build a map, replay a drive through the ROS 2 node, write a report.
+    """Render a town, train, export, build and calibrate a map, replay a drive through the ROS 2 node, write a report.
 
     Attributes:
         out: Folder for everything; a folder of an earlier demo is replaced.
         data: Your own data instead of the town's drive: a folder with a map bag and a query bag (names with "map" and
             "query"), or a place set. A place set with a train split is also trained on; else the network learns on
-            the town.
+            the town. A bag with "calib" in its name, another drive through the map, calibrates it, as does a val split;
+            without them the map stays uncalibrated, and hardly anything is accepted.
         seed: Seed of the town and of the training.
         max_minutes: Longest time for training; two free cores need about two.
         rate: Replay speed.
@@ -56,6 +61,7 @@ class OwnData:
     map_bag: Path | None = None
     query_bag: Path | None = None
     place_set: Path | None = None
+    calibration_bag: Path | None = None
 
 
 class _Steps:
@@ -95,7 +101,8 @@ def demo(config: DemoConfig) -> None:
     own = None if config.data is None else find_own_data(config.data)
     trains_on_own = own is not None and own.place_set is not None and "train" in places.splits(own.place_set)
     _prepare(config.out)
-    steps = _Steps(6 if trains_on_own else 7)
+    calibration = _calibration(config.out, own)
+    steps = _Steps(7 - trains_on_own + (calibration is not None))
     town, run, bundle, built_map = (config.out / name for name in ("town", "run", "bundle", "map"))
     if not trains_on_own:
         with steps.step("Render a town: streets to learn on, other streets to drive through"):
@@ -119,6 +126,11 @@ def demo(config: DemoConfig) -> None:
     with steps.step("Build the map"):
         source = ["--bag", own.map_bag] if own and own.map_bag else ["--data", evaluated]
         steps.program("training.build_map", "--bundle", bundle, *source, "--out", built_map)
+    if calibration is not None:
+        with steps.step("Learn on yet other streets what an answer of the map is worth"):
+            if own is None:
+                _render_other_town(config, steps)
+            steps.program("training.calibrate", "--map", built_map, "--bundle", bundle, *calibration)
     drive = _drive_bag(config.out, own, town)
     with steps.step(f"Replay the drive into the localizer node over DDS at {config.rate:g}x"):
         _replay(config, drive, bundle, built_map)
@@ -138,6 +150,28 @@ def demo(config: DemoConfig) -> None:
         lines = write_demo_report(results)
     print("\n" + "\n".join(lines))
     print(f"Took {(time.monotonic() - begin) / 60:.1f} minutes. Report: {config.out / 'report.html'}")
+
+
+def _calibration(out: Path, own: OwnData | None) -> list[object] | None:
+    """Where the calibration queries come from, as arguments, never the drive's streets; None where there are none."""
+    report = ["--out", out / "calibration"]
+    if own is None:
+        return ["--data", out / "other_town", "--split", "val", "--stand_in", "true", *report]
+    if own.calibration_bag is not None:
+        return ["--bag", own.calibration_bag, *report]
+    if own.place_set is not None and {"val", "test"} <= set(places.splits(own.place_set)):
+        return ["--data", own.place_set, "--split", "val", "--stand_in", "true", *report]
+    return None
+
+
+def _render_other_town(config: DemoConfig, steps: _Steps) -> None:
+    """A town with more validation streets and as little as can be of everything else."""
+    settings = read_yaml(config.town, ConfigError, "settings of a town").get("town", {}) if config.town else {}
+    streets = {"val_size": settings.get("val_size", TownConfig.val_size) + 1, "train_size": 2, "test_size": 2}
+    flags = [item for name, value in {**streets, "drive_s": 0}.items() for item in (f"--town.{name}", value)]
+    given = ["--config", config.town] if config.town else []
+    out = config.out / "other_town"
+    steps.program("training.town", "--seed", config.seed + _OTHER_TOWN, "--out", out, *given, *flags)
 
 
 def find_own_data(folder: Path) -> OwnData:
@@ -162,7 +196,10 @@ def find_own_data(folder: Path) -> OwnData:
                 "bag and one query bag, or a place set with images/database and images/queries."
             )
         chosen[kind] = named[0]
-    return OwnData(chosen["map"], chosen["query"])
+    calibration = sorted(bag for bag in bags if "calib" in bag.name.lower())
+    if len(calibration) > 1:
+        raise DataError(f"{folder} holds {len(calibration)} bags with 'calib' in the name: leave one of them there.")
+    return OwnData(chosen["map"], chosen["query"], calibration_bag=next(iter(calibration), None))
 
 
 def _prepare(out: Path) -> None:
@@ -211,6 +248,8 @@ def _replay(config: DemoConfig, drive: Path, bundle: Path, built_map: Path) -> N
         "bundle_path": bundle,
         "image_topic": topic.removesuffix("/compressed") if is_compressed else topic,
         "image_transport": "compressed" if is_compressed else "raw",
+        # Single frames, so that every answer can be held against the one without DDS.
+        "filter": "false",
     }
     arguments = [item for name, value in parameters.items() for item in ("-p", f"{name}:={value}")]
     command = [sys.executable, "-m", "vgssl_ros.localizer_node", "--ros-args", *arguments]

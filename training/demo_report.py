@@ -18,6 +18,7 @@ from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, dr
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.metrics import METRICS_FILE, Metrics
 from vgssl_core.evaluation.report import Section, write_report
+from vgssl_core.evaluation.trust import trust_lines
 from vgssl_core.geomap.map_images import MapImages
 from vgssl_core.localization import open_localizer
 from vgssl_core.models.untrained import untrained_embedder
@@ -104,7 +105,7 @@ def write_demo_report(results: DemoResults) -> list[str]:
         ],
     )
     lines = [f"On {results.evaluated}:", *_recall_lines(recalls), "On the drive:", *_recall_lines(on_drive)]
-    return [*lines, *_pose_lines(metrics), *filter(None, [note]), counts]
+    return [*lines, *_pose_lines(metrics), *trust_lines(drive.trust), *filter(None, [note]), counts]
 
 
 def _training_note(run: Path) -> str:
@@ -129,7 +130,8 @@ def _durations(seconds: Mapping[str, float]) -> list[list[str]]:
 
 
 def _pose_lines(metrics: Metrics) -> list[str]:
-    return [f"{tile.label:<20} {tile.value} ({tile.detail})" for tile in drive_tiles(metrics)[len(metrics.recall) :]]
+    shown = [tile for tile in drive_tiles(metrics) if tile.label in ("Position error", "Heading error", "Latency")]
+    return [f"{tile.label:<20} {tile.value} ({tile.detail})" for tile in shown]
 
 
 def _recall(folder: Path) -> dict[int, float]:
@@ -151,6 +153,9 @@ def _with_answers(offline: Drive, path: Path) -> tuple[int, int, Drive]:
     yaw[answered] = [float(row["yaw_rad"]) for row in rows]
     yaw[np.isnan(offline.estimate_yaw_rad)] = np.nan  # a message has no unknown heading: it says 0
     latency[answered] = [float(row["latency_ms"]) for row in rows]
+    probability = np.zeros_like(offline.probability)
+    probability[answered] = offline.probability[answered]
     apart = np.linalg.norm((estimate - offline.estimate_m)[answered, :2], axis=1)
-    drive = dataclasses.replace(offline, estimate_m=estimate, estimate_yaw_rad=yaw, latency_ms=latency)
+    answers_of_node = {"estimate_m": estimate, "estimate_yaw_rad": yaw, "latency_ms": latency}
+    drive = dataclasses.replace(offline, probability=probability, **answers_of_node)
     return len(answered), int((apart < _SAME_POSITION_M).sum()), drive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,13 @@ from vgssl_core.evaluation.drive import retrieval_sections
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.report import Retrieval, Section, Tile, write_report
 from vgssl_core.evaluation.retrieval import RetrievalResult, retrieve
+from vgssl_core.evaluation.trust import Trust, trust_details, trust_lines, trust_section, trust_tiles
+from vgssl_core.evaluation.truth import KnownImages, planar_in, trust_of
+from vgssl_core.geodesy import compass_to_yaw_rad
+from vgssl_core.geomap import load_map
 from vgssl_core.imaging import read_image
 from vgssl_core.inference import Embedder, open_embedder
+from vgssl_core.localization import Localizer
 from vgssl_core.storage import check_output_folder
 
 
@@ -28,6 +33,8 @@ class EvaluateConfig:
         data: Place set with database and queries.
         out: Folder for metrics.json and report.html.
         bundle: Model bundle.
+        map: Ask this map too where the queries were taken, and report how far its probabilities and fixes can be
+            trusted; it must be of the same bundle and hold the streets of the queries.
         baseline: Evaluate this instead of the bundle's network: hog (hand-made), or untrained (the architecture of
             the bundle, or without one of the small configuration, with random weights and with batch-norm statistics
             estimated on images of the set's train split, or of the whole set where it has no splits).
@@ -42,6 +49,7 @@ class EvaluateConfig:
     data: Path
     out: Path
     bundle: Path | None = None
+    map: Path | None = None
     baseline: Literal["hog", "untrained"] | None = None
     split: Literal["train", "val", "test"] = "test"
     backend: str = "auto"
@@ -55,10 +63,21 @@ def evaluate(config: EvaluateConfig) -> None:
     """Print the recall line and write ``metrics.json`` and ``report.html``."""
     check_output_folder(config.out, "--out")
     place_set = places.read_place_set(config.data, config.split)
-    result = retrieve(_embedder(config), place_set, config.radius_m, skip_damaged=config.skip_damaged)
-    result.metrics.write(config.out)
-    _write_report(config, result)
-    print(result.metrics.line())
+    embedder = _embedder(config)
+    # Before the work: a map of another model is refused.
+    localizer = None if config.map is None else Localizer(embedder, load_map(config.map))
+    result = retrieve(embedder, place_set, config.radius_m, skip_damaged=config.skip_damaged)
+    trust = None if localizer is None else _trust(localizer, result)
+    details = {} if trust is None else {"map": str(config.map), **trust_details(trust)}
+    replace(result.metrics, details=details).write(config.out)
+    _write_report(config, result, trust)
+    print("\n".join([result.metrics.line(), *([] if trust is None else trust_lines(trust))]))
+
+
+def _trust(localizer: Localizer, result: RetrievalResult) -> Trust:
+    queries = result.queries
+    planar_m = planar_in(localizer.geomap, queries)
+    return trust_of(localizer, KnownImages(result.descriptors, planar_m, compass_to_yaw_rad(queries.heading_deg)))
 
 
 def _embedder(config: EvaluateConfig) -> Embedder:
@@ -74,7 +93,7 @@ def _embedder(config: EvaluateConfig) -> Embedder:
     return open_embedder(config.bundle, config.backend, precision=config.precision)
 
 
-def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
+def _write_report(config: EvaluateConfig, result: RetrievalResult, trust: Trust | None) -> None:
     metrics = result.metrics
     name = config.baseline or str(config.bundle)
     covered = f"{metrics.queries} of {metrics.queries_total} queries, {metrics.database} database images"
@@ -96,9 +115,13 @@ def _write_report(config: EvaluateConfig, result: RetrievalResult) -> None:
         config.out / "report.html",
         f"Retrieval on {config.data.resolve().name}",
         f"{name}: {metrics.protocol}.",
-        [Tile(f"Recall@{n}", f"{value:.1f} %", covered) for n, value in metrics.recall.items()],
+        [
+            *(Tile(f"Recall@{n}", f"{value:.1f} %", covered) for n, value in metrics.recall.items()),
+            *([] if trust is None else trust_tiles(trust_details(trust))),
+        ],
         [
             Section("Recall", figures=[figures.recall_bars({name: metrics.recall})]),
+            *([] if trust is None else [trust_section(trust)]),
             *retrieval_sections(errors, result.positives.getnnz(axis=1) > 0, pictures),
         ],
     )

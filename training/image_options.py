@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vgssl_core.bags import Geotagging
 from vgssl_core.errors import ConfigError
+from vgssl_core.extrinsics import check_extrinsics
 from vgssl_core.geomap.building import SHARD_IMAGES
 from vgssl_core.geomap.map_images import MapImages, from_bag, from_place_set
 from vgssl_core.geomap.photographs import from_photographs
@@ -22,16 +24,13 @@ _SOURCES = {
 #: Options that only one source has.
 _BELONGS = {
     "split": "data",
-    "spacing_m": "bag",
-    "image_topic": "bag",
-    "position_topic": "bag",
-    "max_gap_s": "bag",
+    **{option.name: "bag" for option in dataclasses.fields(Geotagging)},
     "skip_untagged": "photos",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(Geotagging):
     """Which images are embedded, and how.
 
     Attributes:
@@ -41,10 +40,6 @@ class ImageOptions:
             metres), and where known altitude, heading and timestamp.
         photos: Folder of photographs with GPS positions in their EXIF; subfolders too.
         split: Of a place set with splits: train, val or test; test where it is not given.
-        spacing_m: Bag only: leave out images nearer than this to the last one taken; 0 takes all.
-        image_topic: Bag only: the image topic, where there are several.
-        max_gap_s: Bag only: leave out images between two positions further apart in time.
-        position_topic: Bag only: NavSatFix or Odometry topic, where there are several. Fixes are preferred.
         skip_untagged: Photographs only: leave out those without GPS position instead of stopping.
         backend: Engine that runs the bundle.
         threads: Threads of the engine; all cores where it is not given.
@@ -58,10 +53,6 @@ class ImageOptions:
     csv: Path | None = None
     photos: Path | None = None
     split: Literal["train", "val", "test"] | None = None
-    spacing_m: float = 0.0
-    image_topic: str | None = None
-    position_topic: str | None = None
-    max_gap_s: float = 3.0
     skip_untagged: bool = False
     backend: str = "auto"
     threads: int | None = None
@@ -83,16 +74,25 @@ class ImageOptions:
         for option, source in _BELONGS.items():
             if source != given[0] and getattr(self, option) != defaults[option]:
                 raise ConfigError(f"--{option} is for --{source}: leave it out with --{given[0]}.")
-        for option, least in {"batch_size": 1, "shard_images": 1, "spacing_m": 0, "max_gap_s": 0}.items():
+        leasts = {
+            "batch_size": 1,
+            "shard_images": 1,
+            "spacing_m": 0,
+            "max_gap_s": 0,
+            "max_bridge_s": 0,
+            "max_sigma_m": 0,
+        }
+        for option, least in leasts.items():
             if not getattr(self, option) >= least:
                 raise ConfigError(f"--{option} is {getattr(self, option)}: it must be at least {least}.")
+        check_extrinsics(self.camera_extrinsics)
 
     def images(self) -> MapImages:
         """The images of the source that is given, with their positions."""
         if self.data is not None:
             return from_place_set(self.data, self.split or "test")
         if self.bag is not None:
-            return from_bag(self.bag, self.image_topic, self.position_topic, self.spacing_m, self.max_gap_s)
+            return from_bag(self.bag, self)
         if self.csv is not None:
             return from_table(self.csv, missing_ok=self.skip_damaged)
         assert self.photos is not None

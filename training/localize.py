@@ -54,18 +54,21 @@ def localize(config: LocalizeConfig) -> None:
 def _as_table(localizer: Localizer, result: Localization) -> str:
     local = localizer.geomap.datum is None
     place = f"{'x m':>12} {'y m':>12}" if local else f"{'latitude':>12} {'longitude':>12}"
-    lines = [f"{'rank':>4} {place} {'heading':>8} {'± m':>7} {'score':>6} {'matches':>8}"]
+    lines = [f"{'rank':>4} {place} {'heading':>8} {'± m':>7} {'P':>6} {'score':>6} {'matches':>8}"]
     for item in result.hypotheses:
         first, second = item.position_m[:2] if local else (item.latitude_deg, item.longitude_deg)
         digits = 2 if local else 7
         heading = "–" if math.isnan(item.yaw_rad) else f"{float(yaw_to_compass_deg(item.yaw_rad)):.0f}°"
         lines.append(
             f"{item.rank:>4} {first:>12.{digits}f} {second:>12.{digits}f} {heading:>8} {item.sigma_m:>7.1f} "
-            f"{item.score:>6.3f} {item.support:>8}"
+            f"{item.probability:>6.3f} {item.score:>6.3f} {item.support:>8}"
         )
     lines.append(f"best match: {localizer.geomap.sources[int(result.indices[0])]}, distance {result.distances[0]:.3f}")
-    if localizer.geomap.calibration is None:
-        lines.append("The score is a share of the matches' weight, no probability: this map is not calibrated.")
+    verdict = "reaches" if result.accepted else "does not reach"
+    within = f"within {localizer.calibration.radius_m:g} m of the truth"
+    lines.append(f"P, the probability to lie {within}, {verdict} the threshold of {result.threshold:.3f}.")
+    if localizer.calibration.is_default:
+        lines.append("This map is not calibrated: P is that of a cautious default, see `vgssl calibrate`.")
     best = result.hypotheses[0]
     if not local:
         where = f"{best.latitude_deg:.6f}/{best.longitude_deg:.6f}"
@@ -78,6 +81,9 @@ def _as_json(config: LocalizeConfig, localizer: Localizer, result: Localization)
     content = {
         "photo": str(config.photo),
         "map": str(config.map),
+        "accepted": result.accepted is not None,
+        "threshold": result.threshold,
+        "is_calibrated": not localizer.calibration.is_default,
         "hypotheses": [_plain(item) for item in result.hypotheses],
         "matches": [
             {"source": localizer.geomap.sources[int(index)], "distance": round(float(distance), 6)}

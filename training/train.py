@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vgssl_core.geopair.distributed import Processes
 
 #: Which frames of a bag are trained on.
-_FRAMES = {"spacing_m": 1.0, "max_gap_s": 3.0}
+_FRAMES: dict[str, Any] = {"spacing_m": 1.0, "max_gap_s": 3.0, "odometry_topic": "auto"}
 #: Exit status of a training that Ctrl-C ended, as a shell gives it.
 _STOPPED = 128 + signal.SIGINT
 
@@ -185,6 +185,7 @@ def _places(config: TrainConfig, say: Callable[[str], None]) -> Path:
 
 def _bag(bag: Path, say: Callable[[str], None]) -> Path:
     """The images of a bag as a place set, written once for each bag: two may have one name, or one is recorded anew."""
+    from vgssl_core.bags import Geotagging
     from vgssl_core.bags.to_places import write_bag_places
 
     written = bag / "metadata.yaml" if bag.is_dir() else bag
@@ -194,7 +195,7 @@ def _bag(bag: Path, say: Callable[[str], None]) -> Path:
         say(f"The images of {bag} are in {folder}.")
         return folder
     say(f"Writing the images of {bag} to {folder}.")
-    write_bag_places(bag, folder, **_FRAMES)
+    write_bag_places(bag, folder, Geotagging(**_FRAMES))
     return folder
 
 

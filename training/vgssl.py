@@ -13,6 +13,7 @@ PROGRAMS = {
     "train": ("training.train", "train a descriptor network on geotagged images"),
     "export": ("training.export", "write a trained network as a model bundle"),
     "build-map": ("training.build_map", "build a map from a place set, a bag, a table or photographs"),
+    "calibrate": ("training.calibrate", "teach a map what its answers are worth: P(correct) from queries with truth"),
     "evaluate": ("training.evaluate", "Recall@N of a bundle or a baseline on a place set"),
     "benchmark": ("training.benchmark", "train and evaluate methods x seeds on sets, and write the table"),
     "localize": ("training.localize", "where was this photo taken? one image against a map"),

@@ -69,7 +69,7 @@ def parse(
     _make_readable(parser, hints)
     given = [_with_underscores(item) for item in (sys.argv[1:] if arguments is None else arguments)]
     given = _with_values(given, {f"--{name}" for name, hint in hints.items() if hint is bool})
-    given = _with_lists(given, {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is list})
+    given = _with_lists(given, {f"--{name}" for name, hint in hints.items() if _is_list(hint)})
     values = parser.instantiate(parser.parse_args(given))
     return config_type(**{name: values[name] for name in hints})
 
@@ -106,7 +106,7 @@ def _make_readable(parser: jsonargparse.ArgumentParser, hints: Mapping[str, obje
     for action in parser._actions:
         if isinstance(action.help, str):
             action.help = unmarked(action.help)
-        if typing.get_origin(hints.get(action.dest)) is list:
+        if _is_list(hints.get(action.dest)):
             action.metavar = "VALUE ..."
     for group in parser._action_groups:
         group.title = unmarked(group.title or "") or None
@@ -126,6 +126,10 @@ def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
         f"{item}=true" if item in switches and after not in ("true", "false") else item
         for item, after in itertools.pairwise([*arguments, ""])
     ]
+
+
+def _is_list(hint: object) -> bool:
+    return typing.get_origin(hint) in (list, tuple)
 
 
 def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:

@@ -127,8 +127,8 @@ class AnswerRecorder:
 
     @property
     def is_ready(self) -> bool:
-        """Whether no answer can be lost: the localizer says that it sees a publisher of its images, and is matched."""
-        return int(self.status.get("publishers", "0")) > 0 and all(
+        """Whether no answer can be lost: the localizer says that it is connected to its images, and is matched."""
+        return int(self.status.get("matched", "0")) > 0 and all(
             self._matched[topic] > 0 for topic in self._answer_topics
         )
 

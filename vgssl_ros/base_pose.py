@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.geodesy import LocalFrame
 from vgssl_core.localization import Hypothesis
+from vgssl_core.localization.odometry_track import PlanarPose
 
 #: Standard deviation of roll and pitch, which are taken as 0.
 LEVEL_SIGMA_RAD = math.radians(5.0)
+_KNOWN_YAW_SIGMA_RAD = 1.5
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class BasePose:
         horizontal_sigma_m: Standard deviation along the worst horizontal direction, as `Hypothesis.sigma_m`.
         yaw_sigma_rad: Standard deviation of the yaw.
         score: Share of the weight of all hypotheses.
+        probability: That the position is right, in [0, 1].
+        support: Number of matches.
         rank: 0 is the best.
         latitude_deg, longitude_deg, altitude_m: WGS84; None for a local map.
     """
@@ -56,10 +60,26 @@ class BasePose:
     horizontal_sigma_m: float
     yaw_sigma_rad: float
     score: float
+    probability: float
+    support: int
     rank: int
     latitude_deg: float | None = None
     longitude_deg: float | None = None
     altitude_m: float | None = None
+
+    @property
+    def has_heading(self) -> bool:
+        """Whether anything is known about the yaw: what is known of nothing has a deviation of 1.81 rad."""
+        return self.yaw_sigma_rad < _KNOWN_YAW_SIGMA_RAD
+
+    def floored(self, position_m: float, yaw_rad: float) -> BasePose:
+        """The same with standard deviations of at least so much."""
+        return replace(
+            self,
+            sigma_m=np.maximum(self.sigma_m, position_m),
+            horizontal_sigma_m=max(self.horizontal_sigma_m, position_m),
+            yaw_sigma_rad=max(self.yaw_sigma_rad, yaw_rad),
+        )
 
 
 class CameraMount:
@@ -74,6 +94,11 @@ class CameraMount:
         self._lever_arm_m = np.asarray(extrinsics[:3], np.float64)
         # Roll turns about the optical axis, so it does not move it.
         self._axis_yaw_rad = math.atan2(math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch))
+
+    @property
+    def planar(self) -> PlanarPose:
+        """The camera in the base frame, seen from above."""
+        return PlanarPose(float(self._lever_arm_m[0]), float(self._lever_arm_m[1]), self._axis_yaw_rad)
 
     def base_pose(self, hypothesis: Hypothesis, datum: LocalFrame | None, default: DefaultAltitude) -> BasePose:
         """The base's pose for a hypothesis about the camera.
@@ -109,6 +134,8 @@ class CameraMount:
             horizontal_sigma_m=math.sqrt(np.linalg.eigvalsh(covariance[:2, :2])[-1]),
             yaw_sigma_rad=yaw_sigma,
             score=float(hypothesis.score),
+            probability=float(hypothesis.probability),
+            support=int(hypothesis.support),
             rank=int(hypothesis.rank),
             latitude_deg=latitude,
             longitude_deg=longitude,

@@ -14,13 +14,16 @@ from pathlib import Path
 from vgssl_core import command_line
 from vgssl_core.bags import GeotaggedFrames
 from vgssl_core.errors import ConfigError
-from vgssl_core.evaluation.bag_drive import drive_through, frame_pictures, frames_with_truth
+from vgssl_core.evaluation.bag_drive import answer_frames, drive_of, frame_pictures, frames_with_truth
 from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles, write_frames
 from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.report import write_report
+from vgssl_core.evaluation.trust import trust_lines
+from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics, check_extrinsics
 from vgssl_core.geomap import GeoMap
 from vgssl_core.localization import LocalizerConfig, open_localizer
 from vgssl_core.storage import check_output_folder
+from vgssl_ros.result_bag import write_result_bag
 
 _DEEPEST_RECALL = 10
 
@@ -32,12 +35,17 @@ class EvaluateBagConfig:
     Attributes:
         bag: Bag with images and true positions: a folder, or an .mcap or .db3 file.
         map: The map.
-        out: Folder for metrics.json, frames.csv and report.html.
+        out: Folder for metrics.json, frames.csv, report.html, and the bag result.
         bundle: Model bundle; without it the one that built the map.
         image_topic: Image topic, where there are several.
         position_topic: NavSatFix topic (for a local map Odometry) that tells the truth; without it
             /ground_truth/fix (/ground_truth/odom) or the only one.
         radius_m: A map image within this distance of the truth is right.
+        camera_extrinsics: For a map of camera poses: pose of the camera in the frame that the truth is of, as in
+            build-map and in the node, x y z in metres, roll pitch yaw in radians.
+        filter: The bag result holds what the node says that follows the robot over time; false writes what each image
+            tells by itself.
+        images: Copy the images into the bag result too.
         backend: Engine that runs the bundle.
         precision: What the engine computes in: auto, fp32, fp16, bf16 or int8.
         threads: Threads of the engine; all cores where it is not given.
@@ -51,6 +59,9 @@ class EvaluateBagConfig:
     image_topic: str | None = None
     position_topic: str | None = None
     radius_m: float = 25.0
+    camera_extrinsics: Extrinsics = IN_ORIGIN
+    filter: bool = True
+    images: bool = False
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -58,23 +69,27 @@ class EvaluateBagConfig:
 
 
 def evaluate_bag(config: EvaluateBagConfig) -> None:
-    """Localize every frame, write the files, print the recall line and the pose error."""
+    """Localize every frame, write the files and the result bag, print the recall line and the pose error."""
     if config.localizer.k < _DEEPEST_RECALL:
         raise ConfigError(f"--localizer.k is {config.localizer.k}: Recall@{_DEEPEST_RECALL} needs at least that many.")
     if not config.radius_m > 0:
         raise ConfigError(f"--radius_m is {config.radius_m}: it must be positive.")
+    check_extrinsics(config.camera_extrinsics)
     check_output_folder(config.out, "--out")
     localizer = open_localizer(
         config.map, config.bundle, config.localizer, config.backend, config.threads, precision=config.precision
     )
-    frames = frames_with_truth(str(config.bag), localizer.geomap, config.image_topic, config.position_topic)
-    drive = drive_through(localizer, frames)
+    topics = (config.image_topic, config.position_topic)
+    frames = frames_with_truth(str(config.bag), localizer.geomap, *topics, config.camera_extrinsics)
+    answers = answer_frames(localizer, frames)
+    drive = drive_of(localizer, frames, answers)
     metrics = _metrics(config, frames, drive)
     metrics.write(config.out)
     write_frames(config.out / "frames.csv", drive, config.radius_m)
     _write_report(config, frames, localizer.geomap, drive, metrics)
+    write_result_bag(config.out / "result", localizer, frames, answers, config.filter, config.images)
     print(metrics.line())
-    print(_error_line(metrics))
+    print("\n".join([_error_line(metrics), *trust_lines(drive.trust)]))
 
 
 def _metrics(config: EvaluateBagConfig, frames: GeotaggedFrames, drive: Drive) -> Metrics:

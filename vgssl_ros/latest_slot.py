@@ -1,38 +1,43 @@
-"""A place for one item: the newest replaces what nobody took, and one worker thread takes it."""
+"""Places for one item each: the newest replaces what nobody took, and one worker thread takes them in turn."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class LatestSlot(Generic[Item]):
-    """Hands the newest item from a callback, which must not wait, to a worker, which may."""
+    """Hands the newest item of each source from a callback, which must not wait, to a worker, which may."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._item: Item | None = None
+        self._items: dict[Hashable, Item] = {}
         self._closed = False
 
-    def put(self, item: Item) -> bool:
-        """Store the newest item without waiting; whether it replaced one that nobody took."""
+    def put(self, item: Item, source: Hashable = None) -> bool:
+        """Store the newest item of a source without waiting; whether it replaced one that nobody took."""
         with self._changed:
-            overwrites = self._item is not None
-            self._item = item
+            overwrites = source in self._items
+            # What is replaced keeps its place in the queue, so that a fast source does not starve the others.
+            self._items[source] = item
             self._changed.notify()
             return overwrites
 
     def take(self) -> Item | None:
-        """Wait for an item and empty the slot; None once the slot is closed."""
+        """Wait for an item and take that of the source which waits longest; None once the slot is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._item is not None)
+            self._changed.wait_for(lambda: self._closed or self._items)
             if self._closed:
                 return None
-            item, self._item = self._item, None
-            return item
+            return self._items.pop(next(iter(self._items)))
+
+    def clear(self) -> None:
+        """Drop what nobody took."""
+        with self._changed:
+            self._items.clear()
 
     @property
     def is_closed(self) -> bool:

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
-from collections.abc import Sequence
-from queue import SimpleQueue
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
-from sensor_msgs.msg import Image as RosImage
+from rclpy.task import Future
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 
 from vgssl_core.errors import ConfigError, VgsslError
 from vgssl_core.localization import Localizer, open_localizer
 from vgssl_ros import messages, parameters
-from vgssl_ros.base_pose import CameraMount, DefaultAltitude
+from vgssl_ros.cameras import cameras_of
+from vgssl_ros.configuration import open_pipeline, with_map
 from vgssl_ros.health import Statistics, judge
-from vgssl_ros.latest_slot import LatestSlot, Worker
-from vgssl_ros.pipeline import Arrival, Pipeline, Publishers
+from vgssl_ros.map_info import map_info
+from vgssl_ros.odometry import open_odometry
+from vgssl_ros.pipeline import Pipeline
+from vgssl_ros.session import Session, wake
+from vgssl_ros.surroundings import look_around
 
-#: Deep enough that the callback sees, and counts, every frame of a burst; it only stores the newest.
-_IMAGE_DEPTH = 10
-_ANSWER_DEPTH = 10
+_DIAGNOSTICS_DEPTH = 10
 #: Longest wait for the image in work when the node stops; an embedding takes far less.
 _STOP_TIMEOUT_S = 5.0
+#: How often the node looks whether somebody listens.
+_DEMAND_PERIOD_S = 0.2
+Result = TypeVar("Result")
 
 
 class LocalizerNode(LifecycleNode):
     """`configure` loads and checks map and bundle, `activate` subscribes, `deactivate` falls silent.
 
-    The image callback only stores the newest frame; one worker thread decodes, localizes and publishes. Services and
+    The image callbacks only store the newest frame; one worker thread decodes, localizes and publishes. Services and
     parameters so stay quick, and the answers are never older than one image's work.
     """
 
+    #: Of the class, because a node whose parameters are wrong is destroyed before it is made.
+    _loading: threading.Thread | None = None
+
     def __init__(self, name: str = "localizer") -> None:
-        """Declare parameters and start the diagnostics.
+        """Declare parameters and services and start the diagnostics.
 
         Raises:
             ConfigError: A parameter's value has the wrong type or lies outside its range.
@@ -55,14 +56,19 @@ class LocalizerNode(LifecycleNode):
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         self._pipeline: Pipeline | None = None
-        self._publishers_made: list[LifecyclePublisher] = []
-        self._subscription: Subscription | None = None
-        self._worker: Worker[Arrival] | None = None
+        self._session: Session | None = None
+        self._is_enabled = True
         self._state = "unconfigured"
-        self._statistics = Statistics()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", _ANSWER_DEPTH)
+        self._statistics = Statistics(lambda: self.get_clock().now().nanoseconds)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", _DIAGNOSTICS_DEPTH)
         # By the steady clock: a simulated one may stand still, and that too is to be told.
-        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(_DEMAND_PERIOD_S, self._follow_demand, clock=steady)
+        self.create_service(SetBool, "~/set_enabled", self._set_enabled)
+        # A call that waits holds up its own group only.
+        for name, callback in (("localize_once", self._localize_once), ("reload_map", self._reload_map)):
+            self.create_service(Trigger, f"~/{name}", callback, callback_group=MutuallyExclusiveCallbackGroup())
 
     @property
     def autostart(self) -> bool:
@@ -75,20 +81,23 @@ class LocalizerNode(LifecycleNode):
         return self.trigger_configure() == success and self.trigger_activate() == success
 
     def stop(self) -> bool:
-        """Unsubscribe and end the worker; safe at any time.
+        """Unsubscribe and end the threads; safe at any time.
 
         Returns:
             False when the image in work was not ready in time: its thread still runs and uses the map and the model.
             It publishes nothing any more, and another call waits for it again.
         """
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
-        if self._worker is not None and not self._worker.stop(_STOP_TIMEOUT_S):
+        if self._session is not None and not self._session.stop(_STOP_TIMEOUT_S):
             self.get_logger().warning(f"The image in work was not ready within {_STOP_TIMEOUT_S:g} s; try again later.")
             return False
-        self._worker = None
+        self._session = None
         return True
+
+    def destroy_node(self) -> None:
+        """Give a map that is being loaded a little time, so that the process ends in order."""
+        if self._loading is not None:
+            self._loading.join(_STOP_TIMEOUT_S)
+        super().destroy_node()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load map and bundle and check that they fit; create the publishers."""
@@ -102,9 +111,9 @@ class LocalizerNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the camera and start the worker."""
+        """Subscribe and start the worker."""
         try:
-            self._activate(parameters.values(self))
+            self._activate()
         except Exception as problem:
             self.stop()
             return self._failed("activate", problem)
@@ -145,75 +154,88 @@ class LocalizerNode(LifecycleNode):
         return super().on_error(state)
 
     def _configure(self, given: dict[str, Any]) -> None:
-        topic = self._resolve(given["image_topic"])
+        # What is quickly checked comes before what takes long.
+        cameras = cameras_of(given, self.resolve_topic_name)
+        odometry = open_odometry(self, given)
         localizer = self._open(given)
-        self._pipeline = Pipeline(
-            localizer=localizer,
-            mount=CameraMount(given["camera_extrinsics"]),
-            default_altitude=self._default_altitude,
-            map_frame=given["map_frame"],
-            base_frame=given["base_frame"],
-            image_topic=topic + ("/compressed" if given["image_transport"] == "compressed" else ""),
-            publishers=Publishers(
-                pose=self._publisher(PoseWithCovarianceStamped, "~/pose"),
-                fix=self._publisher(NavSatFix, "~/fix"),
-                hypotheses=self._publisher(PoseArray, "~/hypotheses"),
-                cloud=self._publisher(PointCloud2, "~/hypotheses_cloud"),
-            ),
-            statistics=self._statistics,
-            logger=self.get_logger(),
-        )
+        self._pipeline = open_pipeline(self, given, localizer, cameras, odometry, self._statistics)
+        self._publish_map_info(self._pipeline)
         where = "local" if localizer.geomap.datum is None else "georeferenced"
         self.get_logger().info(f"Configured: {where} map {localizer.geomap.path} of {len(localizer.geomap)} images.")
 
-    def _publisher(self, kind: type, topic: str) -> LifecyclePublisher:
-        self._publishers_made.append(self.create_lifecycle_publisher(kind, topic, _ANSWER_DEPTH))
-        return self._publishers_made[-1]
+    def _publish_map_info(self, pipeline: Pipeline) -> None:
+        topics = [camera.topic for camera in pipeline.cameras]
+        text = map_info(pipeline.localizer, pipeline.map_frame, topics)
+        pipeline.publishers.map_info.publish(String(data=text))
 
-    def _resolve(self, topic: str) -> str:
-        """The image topic, expanded and remapped."""
+    def _activate(self) -> None:
+        self._session = Session(self, parameters.values(self), lambda: self._pipeline, self._statistics)
+        self._follow_demand()
+        topics = ", ".join(camera.topic for camera in self._pipeline.cameras)
+        self.get_logger().info(f"Active: images from {topics}.")
+
+    def _follow_demand(self) -> None:
+        if self._session is not None:
+            always = not self.get_parameter("lazy").value or self.get_parameter("publish_tf").value
+            self._session.follow(self._is_enabled and (always or self._pipeline.publishers.is_heard))
+
+    def _set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._is_enabled = request.data
+        self._follow_demand()
+        response.success = True
+        response.message = "enabled" if request.data else "disabled: only ~/localize_once is answered"
+        return response
+
+    async def _localize_once(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Answer one image, whether or not the node is enabled; succeeds when its pose is accepted."""
+        if self._session is None:
+            response.message = f"the node is {self._state}: activate it first"
+            return response
+        outcome = await self._session.localize_once()
+        response.success, response.message = outcome.is_accepted, outcome.text
+        return response
+
+    async def _reload_map(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Load the map of ``map_path`` beside the work; the old one stays when that fails."""
+        old, given = self._pipeline, parameters.values(self)
+        if old is None:
+            response.message = "the node has no map: configure it, which loads one"
+            return response
         try:
-            return self.resolve_topic_name(topic)
-        except RuntimeError as problem:
-            reason = str(problem).removeprefix("failed to resolve name: ").split(", at ")[0]
-            raise ConfigError(
-                f"image_topic {topic!r} is no topic name ({reason}): set one such as /camera/image_raw."
-            ) from problem
+            new = await self._in_thread(lambda: with_map(self, old, given))
+            if self._pipeline is not old:
+                raise ConfigError("the node was cleaned up meanwhile")
+        except Exception as problem:
+            response.message = f"The old map stays: {_described(problem)}"
+            self.get_logger().error(response.message)
+            return response
+        self._pipeline = new
+        new.odometry.forget()
+        self._publish_map_info(new)
+        geomap = new.localizer.geomap
+        response.success, response.message = True, f"Map {geomap.path} of {len(geomap)} images."
+        self.get_logger().info(f"Reloaded: {response.message}")
+        return response
 
-    def _activate(self, given: dict[str, Any]) -> None:
-        pipeline = self._pipeline
-        reliable = given["image_qos"] == "reliable"
-        qos = QoSProfile(
-            depth=_IMAGE_DEPTH,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        kind = CompressedImage if given["image_transport"] == "compressed" else RosImage
-        slot: LatestSlot[Arrival] = LatestSlot()
-        self._worker = Worker(slot, lambda arrival: pipeline.answer(arrival, slot), "localizer")
-        self._statistics.activated()
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` gives, without holding up the executor."""
+        future: Future = Future()
 
-        def store(message: RosImage | CompressedImage) -> None:
-            self._statistics.received(slot.put(Arrival(message, time.monotonic())))
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as problem:
+                future.set_exception(problem)
+            wake(self)
 
-        self._subscription = self.create_subscription(kind, pipeline.image_topic, store, qos)
-        self.get_logger().info(f"Active: images from {pipeline.image_topic}.")
+        self._loading = threading.Thread(target=run, name="loading", daemon=True)
+        self._loading.start()
+        return await future
 
     def _failed(self, what: str, problem: Exception) -> TransitionCallbackReturn:
-        """Tell why a transition fails; our own errors name their remedy."""
-        text = (
-            str(problem)
-            if isinstance(problem, VgsslError)
-            else (
-                f"{type(problem).__name__}: {problem}. Check the parameters (ros2 param dump), the map and the bundle."
-            )
-        )
-        self.get_logger().error(f"Cannot {what}: {' '.join(text.split())}")
+        """Tell why a transition fails."""
+        self.get_logger().error(f"Cannot {what}: {_described(problem)}")
         return TransitionCallbackReturn.FAILURE
-
-    def _default_altitude(self) -> DefaultAltitude:
-        return DefaultAltitude(
-            self.get_parameter("altitude_default_m").value, self.get_parameter("altitude_default_sigma_m").value
-        )
 
     def _open(self, given: dict[str, Any]) -> Localizer:
         missing = [name for name in ("map_path", "bundle_path") if not given[name]]
@@ -233,9 +255,9 @@ class LocalizerNode(LifecycleNode):
 
     def _release(self) -> None:
         """Forget the map, the model and the publishers."""
-        self._pipeline = None
-        while self._publishers_made:
-            self.destroy_lifecycle_publisher(self._publishers_made.pop())
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.publishers.destroy(self)
 
     def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         configured = self._pipeline is not None
@@ -243,74 +265,33 @@ class LocalizerNode(LifecycleNode):
         reason = next(filter(None, reasons), None)
         return SetParametersResult(successful=reason is None, reason=reason or "")
 
+    def _shown_state(self) -> str:
+        """The lifecycle's state, and why an active node does not listen to its cameras."""
+        if self._state != "active" or self._session is None or self._session.hears_cameras:
+            return self._state
+        return "active, waits for a listener" if self._is_enabled else "active, disabled by ~/set_enabled"
+
     def _publish_diagnostics(self) -> None:
         pipeline = self._pipeline
-        topic = "" if pipeline is None else pipeline.image_topic
-        publishers = self.count_publishers(topic) if topic else 0
-        health = judge(self._statistics.read(), self._state, topic, publishers)
+        topics = [] if pipeline is None else [camera.topic for camera in pipeline.cameras]
+        counts = [self.count_publishers(topic) for topic in topics]
+        # Where a camera is missing, that is the one to tell of.
+        topic = topics[counts.index(0)] if 0 in counts else ", ".join(topics)
+        situation = look_around(self, pipeline, self._session)
+        health = judge(self._statistics.read(), self._shown_state(), topic, min(counts, default=0), situation)
+        values = {**health.values, "matched": str(0 if self._session is None else self._session.matched)}
         level = DiagnosticStatus.OK if health.is_ok else DiagnosticStatus.WARN
         hardware = "" if pipeline is None else str(pipeline.localizer.geomap.path)
         stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        self._diagnostics.publish(messages.diagnostics(name, hardware, level, health.summary, health.values, stamp))
+        self._diagnostics.publish(messages.diagnostics(name, hardware, level, health.summary, values, stamp))
 
 
-def run(arguments: Sequence[str] | None, stop: SimpleQueue[int]) -> int:
-    """Start ROS, let the node work until it is told to stop, and clean up.
-
-    Args:
-        arguments: ROS arguments; None takes the process's own.
-        stop: Put anything into it to end the node, at any time.
-
-    Returns:
-        Exit status: 0 when it was told to stop, 1 when the node could not start or failed.
-    """
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as problem:
-        return _complain(problem)
-    node: LocalizerNode | None = None
-    try:
-        node = LocalizerNode()
-        if node.autostart and not node.start():
-            return 1
-        return _spin(node, stop)
-    except ConfigError as problem:
-        return _complain(problem)
-    finally:
-        if node is not None:
-            node.stop()
-            node.destroy_node()
-        rclpy.shutdown()
-
-
-def _spin(node: LocalizerNode, stop: SimpleQueue[int]) -> int:
-    """Serve the node's callbacks beside the main thread, which waits for the word to stop."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    failures: list[BaseException] = []
-    is_ending = False
-
-    def serve() -> None:
-        try:
-            executor.spin()
-        except BaseException as problem:
-            # What the executor raises because it is shut down under its own call is no failure.
-            if not is_ending:
-                failures.append(problem)
-                raise
-        finally:
-            stop.put(0)
-
-    thread = threading.Thread(target=serve, name="executor", daemon=True)
-    thread.start()
-    stop.get()
-    is_ending = True
-    executor.shutdown()
-    thread.join()
-    return 1 if failures else 0
-
-
-def _complain(problem: Exception) -> int:
-    print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-    return 1
+def _described(problem: Exception) -> str:
+    """One line; our own errors name their remedy."""
+    text = (
+        str(problem)
+        if isinstance(problem, VgsslError)
+        else f"{type(problem).__name__}: {problem}. Check the parameters (ros2 param dump), the map and the bundle."
+    )
+    return " ".join(text.split())

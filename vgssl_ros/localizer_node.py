@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     stop: SimpleQueue[int] = SimpleQueue()
     threading.Thread(target=lambda: stop.put(signal.sigwait(_SIGNALS)), name="signals", daemon=True).start()
-    from vgssl_ros.localizer import run
+    from vgssl_ros.program import run
 
     return run(arguments, stop)
 

@@ -11,6 +11,7 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -22,10 +23,11 @@ from std_msgs.msg import Header
 
 from vgssl_core import imaging
 from vgssl_core.errors import DataError
+from vgssl_core.localization.odometry_track import PlanarPose
 from vgssl_ros.base_pose import LEVEL_SIGMA_RAD, BasePose
 
-#: Columns of ``~/hypotheses_cloud``: eight float32, then three float64 that so lie on multiples of eight bytes.
-CLOUD_FLOATS = ("x", "y", "z", "yaw", "score", "sigma", "rank", "sigma_yaw")
+#: Columns of ``~/hypotheses_cloud``: ten float32, then three float64 that so lie on multiples of eight bytes.
+CLOUD_FLOATS = ("x", "y", "z", "yaw", "score", "sigma", "rank", "sigma_yaw", "probability", "support")
 CLOUD_DOUBLES = ("lat", "lon", "alt")
 
 
@@ -79,7 +81,7 @@ def _with_cv_bridge(message: RosImage, source: str) -> imaging.Image:
 def pose_with_covariance(pose: BasePose, header: Header) -> PoseWithCovarianceStamped:
     """The best hypothesis as a pose; the covariance is diagonal over x, y, z, roll, pitch, yaw."""
     message = PoseWithCovarianceStamped(header=header)
-    message.pose.pose = _pose(pose)
+    message.pose.pose = to_pose(pose)
     sigmas = [*pose.sigma_m, LEVEL_SIGMA_RAD, LEVEL_SIGMA_RAD, pose.yaw_sigma_rad]
     message.pose.covariance = np.diag(np.square(sigmas)).reshape(-1)
     return message
@@ -101,15 +103,15 @@ def nav_sat_fix(pose: BasePose, header: Header) -> NavSatFix | None:
 
 def pose_array(poses: Sequence[BasePose], header: Header) -> PoseArray:
     """All hypotheses, best first."""
-    return PoseArray(header=header, poses=[_pose(pose) for pose in poses])
+    return PoseArray(header=header, poses=[to_pose(pose) for pose in poses])
 
 
 def hypotheses_cloud(poses: Sequence[BasePose], header: Header, georeferenced: bool) -> PointCloud2:
     """All hypotheses with everything that is known about them, best first.
 
-    Fields: float32 ``x y z yaw score sigma rank sigma_yaw`` and, on a georeferenced map, float64 ``lat lon alt``.
-    ``sigma`` is the standard deviation along the worst horizontal direction in metres; an unknown ``yaw`` is 0 with
-    a ``sigma_yaw`` above 1.8.
+    Fields: float32 ``x y z yaw score sigma rank sigma_yaw probability support`` and, on a georeferenced map, float64
+    ``lat lon alt``. ``sigma`` is the standard deviation along the worst horizontal direction in metres; an unknown
+    ``yaw`` is 0 with a ``sigma_yaw`` above 1.8; ``support`` is the number of matches.
     """
     columns = [(name, "<f4") for name in CLOUD_FLOATS]
     columns += [(name, "<f8") for name in CLOUD_DOUBLES] if georeferenced else []
@@ -118,6 +120,7 @@ def hypotheses_cloud(poses: Sequence[BasePose], header: Header, georeferenced: b
         row["x"], row["y"], row["z"] = pose.position_m
         row["yaw"], row["sigma_yaw"] = pose.yaw_rad, pose.yaw_sigma_rad
         row["score"], row["sigma"], row["rank"] = pose.score, pose.horizontal_sigma_m, pose.rank
+        row["probability"], row["support"] = pose.probability, pose.support
         if georeferenced:
             row["lat"], row["lon"], row["alt"] = pose.latitude_deg, pose.longitude_deg, pose.altitude_m
     kinds = {"<f4": PointField.FLOAT32, "<f8": PointField.FLOAT64}
@@ -137,6 +140,21 @@ def hypotheses_cloud(poses: Sequence[BasePose], header: Header, georeferenced: b
         data=data,
         is_dense=True,
     )
+
+
+def compressed_image(image: imaging.Image, header: Header) -> CompressedImage:
+    """An RGB image as JPEG."""
+    data = array.array("B")
+    data.frombytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return CompressedImage(header=header, format="jpeg", data=data)
+
+
+def planar_pose(pose: Pose) -> PlanarPose:
+    """A pose seen from above: x, y and the rotation about z; NaN where it is no pose."""
+    x, y, z, w = (getattr(pose.orientation, axis) for axis in "xyzw")
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    yaw = math.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z) if length > 1e-6 else math.nan
+    return PlanarPose(pose.position.x, pose.position.y, yaw)
 
 
 def read_cloud(message: PointCloud2) -> NDArray[np.void]:
@@ -168,7 +186,8 @@ def diagnostics(
     return DiagnosticArray(header=Header(stamp=stamp), status=[status])
 
 
-def _pose(pose: BasePose) -> Pose:
+def to_pose(pose: BasePose) -> Pose:
+    """A hypothesis as a level pose."""
     message = Pose()
     message.position.x, message.position.y, message.position.z = map(float, pose.position_m)
     message.orientation = Quaternion(z=math.sin(pose.yaw_rad / 2), w=math.cos(pose.yaw_rad / 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import logging
@@ -18,6 +19,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
 
 from vgssl_core import command_line
 from vgssl_core.bags import BagReader, RawMessage
@@ -33,6 +35,7 @@ _DEPTH = 100
 #: ``/clock`` ticks at least this often, so that simulated time runs between messages.
 _TICK_S = 0.02
 _POLL_S = 0.01
+_PROGRESS = "{desc}: {n:.1f} of {total:.1f} s |{bar}|"
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class ReplayConfig:
         topics: Topics to publish; all when not given.
         image_topic: The topic whose subscriber is waited for, where there are several image topics; without images
             it is a subscriber of any topic.
-        start_s: Skip this much of the bag's time.
+        start_s: Skip this much of the bag's time; what is kept for late subscribers (/tf_static) is not skipped.
         duration_s: Publish this much of the bag's time; all when not given.
+        loop: Begin again at the end, until Ctrl-C; /clock and the stamps then jump back.
+        clock: Publish /clock; a recorded one is left out then.
         wait_s: Longest wait for the subscriber before the start, seconds.
         record: Folder for what the localizer answers: answers.csv and summary.json.
         localizer: Full name of the localizer to record.
@@ -59,6 +64,8 @@ class ReplayConfig:
     image_topic: str | None = None
     start_s: float = 0.0
     duration_s: float | None = None
+    loop: bool = False
+    clock: bool = True
     wait_s: float = 30.0
     record: Path | None = None
     localizer: str = "/localizer"
@@ -72,6 +79,8 @@ class ReplayConfig:
             raise ConfigError("--start_s, --wait_s and --settle_s must be at least 0.")
         if self.duration_s is not None and not self.duration_s > 0:
             raise ConfigError(f"--duration_s is {self.duration_s}: it must be positive.")
+        if self.loop and self.record is not None:
+            raise ConfigError("--record ends with the bag and --loop never does: give one of them.")
 
 
 class Player:
@@ -81,11 +90,12 @@ class Player:
         node: The node to publish with.
         spin: Lets ROS work for at most so many seconds; returns earlier when something happened.
         rate: Speed.
+        clock: Publish ``/clock``.
     """
 
-    def __init__(self, node: Node, spin: Callable[[float], None], rate: float) -> None:
+    def __init__(self, node: Node, spin: Callable[[float], None], rate: float, clock: bool = True) -> None:
         self._node, self._spin, self._rate = node, spin, rate
-        self._clock = node.create_publisher(Clock, "/clock", QoSProfile(depth=1))
+        self._clock = node.create_publisher(Clock, "/clock", QoSProfile(depth=1)) if clock else None
         self._publishers: dict[str, Publisher] = {}
 
     def advertise(self, topics: dict[str, str]) -> None:
@@ -104,9 +114,23 @@ class Player:
         publishers = (self._publishers[topic] for topic in topics if topic in self._publishers)
         return any(publisher.get_subscription_count() > 0 for publisher in publishers)
 
-    def play(self, messages: Iterator[RawMessage], before_publish: Callable[[RawMessage], None]) -> None:
-        """Publish all messages, each when its time has come; delays do not add up."""
-        begin_s, begin_ns = time.monotonic(), None
+    def play(
+        self,
+        messages: Iterator[RawMessage],
+        before_publish: Callable[[RawMessage], None],
+        at: Callable[[int], None],
+    ) -> int:
+        """Publish all messages, each when its time has come; delays do not add up.
+
+        Args:
+            messages: In the order of recording.
+            before_publish: Called with each message before it goes out.
+            at: Called with the bag's time as it passes, nanoseconds.
+
+        Returns:
+            How many there were.
+        """
+        begin_s, begin_ns, count = time.monotonic(), None, 0
         for message in messages:
             if begin_ns is None:
                 begin_ns = message.log_ns
@@ -114,15 +138,21 @@ class Player:
             while (rest_s := due_s - time.monotonic()) > 0:
                 self._spin(min(rest_s, _TICK_S))
                 passed_ns = int((time.monotonic() - begin_s) * 1e9 * self._rate)
-                self._tick(min(begin_ns + passed_ns, message.log_ns))
-            self._tick(message.log_ns)
+                self._tick(min(begin_ns + passed_ns, message.log_ns), at)
+            self._tick(message.log_ns, at)
             if message.topic in self._publishers:
                 before_publish(message)
                 self._publishers[message.topic].publish(message.cdr)
             self._spin(0.0)
+            count += 1
+        # So that not even a single message is repeated without a pause.
+        self._spin(_TICK_S)
+        return count
 
-    def _tick(self, now_ns: int) -> None:
-        self._clock.publish(Clock(clock=to_stamp(now_ns)))
+    def _tick(self, now_ns: int, at: Callable[[int], None]) -> None:
+        at(now_ns)
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=to_stamp(now_ns)))
 
 
 def replay(config: ReplayConfig) -> None:
@@ -132,7 +162,9 @@ def replay(config: ReplayConfig) -> None:
     with BagReader(config.bag) as bag:
         image_topic = _image_topic(bag, config)
         topics = {name: kind for name, kind in bag.topics.items() if not config.topics or name in config.topics}
-        if missing := sorted(set(config.topics or ()) - set(topics)):
+        if config.clock:
+            topics.pop("/clock", None)
+        if missing := sorted(set(config.topics or ()) - set(bag.topics)):
             raise DataError(f"{config.bag} has no topic {', '.join(missing)}; it has {', '.join(sorted(bag.topics))}.")
         rclpy.init(args=[])
         try:
@@ -147,7 +179,7 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
     node = rclpy.create_node("replay")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    player = Player(node, lambda seconds: executor.spin_once(timeout_sec=seconds), config.rate)
+    player = Player(node, lambda seconds: executor.spin_once(timeout_sec=seconds), config.rate, config.clock)
     player.advertise(topics)
     recorder = None if config.record is None else AnswerRecorder(node, config.localizer)
     awaited = list(topics) if image_topic is None else [image_topic]
@@ -166,12 +198,46 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
         if recorder is not None and message.topic == image_topic:
             recorder.sent(message.stamp_ns)
 
-    player.play(_window(bag.messages(list(topics)), config), before_publish)
+    _play(player, bag, list(topics), config, before_publish)
     if recorder is not None and config.record is not None:
         _wait(executor, lambda: recorder.is_complete, config.settle_s)
         recorder.write(config.record)
         print(recorder.summary().line())
     node.destroy_node()
+
+
+def _play(
+    player: Player,
+    bag: BagReader,
+    topics: Sequence[str],
+    config: ReplayConfig,
+    before_publish: Callable[[RawMessage], None],
+) -> None:
+    """Play the chosen part once, or again and again, with a line of progress.
+
+    Raises:
+        DataError: There is nothing in that part.
+    """
+    first_ns, last_ns = bag.span_ns
+    begin_ns = first_ns + int(config.start_s * 1e9)
+    end_ns = last_ns if config.duration_s is None else min(last_ns, begin_ns + int(config.duration_s * 1e9))
+    seconds = max(end_ns - begin_ns, 0) / 1e9
+    with tqdm(total=seconds, desc=f"replay at {config.rate:g}x", bar_format=_PROGRESS) as bar:
+        for again in itertools.count(1):
+            played = player.play(
+                _window(bag, topics, begin_ns, end_ns),
+                before_publish,
+                lambda now_ns: bar.update((now_ns - begin_ns) / 1e9 - bar.n),
+            )
+            if not played:
+                raise DataError(
+                    f"{bag.path} holds no message of the chosen topics in that part: it lasts "
+                    f"{(last_ns - first_ns) / 1e9:.1f} s. Choose another --start_s, --duration_s or --topics."
+                )
+            if not config.loop:
+                return
+            bar.reset()
+            bar.set_description(f"replay at {config.rate:g}x, again ({again})")
 
 
 def _image_topic(bag: BagReader, config: ReplayConfig) -> str | None:
@@ -182,17 +248,12 @@ def _image_topic(bag: BagReader, config: ReplayConfig) -> str | None:
     return chosen[0] if chosen else None
 
 
-def _window(messages: Iterator[RawMessage], config: ReplayConfig) -> Iterator[RawMessage]:
-    """The messages between ``start_s`` and ``start_s + duration_s`` of the bag's time."""
-    first = next(messages, None)
-    if first is None:
-        return
-    begin_ns = first.log_ns + int(config.start_s * 1e9)
-    for message in itertools.chain([first], messages):
-        if config.duration_s is not None and message.log_ns > begin_ns + int(config.duration_s * 1e9):
-            return
-        if message.log_ns >= begin_ns:
-            yield message
+def _window(bag: BagReader, topics: Sequence[str], begin_ns: int, end_ns: int) -> Iterator[RawMessage]:
+    """The messages from begin to end, and before them what was said earlier once and for all."""
+    if latched := [topic for topic in topics if topic in _LATCHED]:
+        for message in bag.messages(latched, end_ns=begin_ns):
+            yield dataclasses.replace(message, log_ns=begin_ns)
+    yield from bag.messages(topics, begin_ns, end_ns + 1)
 
 
 def _wait(executor: SingleThreadedExecutor, condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -12,19 +12,12 @@ from typing import Any
 
 import numpy as np
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.store import Typestore
 
+from vgssl_core.bags.message import typestore
 from vgssl_core.bags.records import COMPRESSED_IMAGE, IMAGE_TYPES, NAV_SAT_FIX, ODOMETRY, Fix, Frame, OdometryPose
 from vgssl_core.errors import DataError
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")
-
-
-@functools.cache
-def typestore() -> Typestore:
-    """Layouts of the standard messages; those that this project uses are the same in all ROS 2 distributions."""
-    return get_typestore(Stores.ROS2_HUMBLE)
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,11 @@ class BagReader:
         return sorted(topic for topic, kind in self.topics.items() if kind in types)
 
     @property
+    def span_ns(self) -> tuple[int, int]:
+        """When the first and the last message were recorded, nanoseconds."""
+        return self._reader.start_time, self._reader.start_time + self._reader.duration
+
+    @property
     def image_topics(self) -> list[str]:
         """Image and CompressedImage topics, sorted."""
         return self.topics_of(*IMAGE_TYPES)
@@ -110,8 +108,15 @@ class BagReader:
         """The given Odometry topic after a check, or the only one of the bag; raises like `image_topic`."""
         return self._choose(topic, (ODOMETRY,), "odometry (nav_msgs/Odometry)", "Odometry topic", "--position_topic")
 
-    def messages(self, topics: Sequence[str] | None = None) -> Iterator[RawMessage]:
+    def messages(
+        self, topics: Sequence[str] | None = None, begin_ns: int | None = None, end_ns: int | None = None
+    ) -> Iterator[RawMessage]:
         """Serialised messages of the given topics (None: all) in the order of recording.
+
+        Args:
+            topics: Names.
+            begin_ns: Only what was received then or later; None leaves it open.
+            end_ns: Only what was received before; None leaves it open.
 
         Raises:
             DataError: A topic is not in the bag, or the bag is damaged at the point that is read.
@@ -122,7 +127,7 @@ class BagReader:
         if not connections:
             return
         with self._damage_reported():
-            stored = iter(self._reader.messages(connections))
+            stored = iter(self._reader.messages(connections, begin_ns, end_ns))
         while True:
             with self._damage_reported():
                 item = next(stored, None)
@@ -130,9 +135,11 @@ class BagReader:
                 return
             yield RawMessage(item[0].topic, item[0].msgtype, item[1], bytes(item[2]))
 
-    def frames(self, topic: str | None = None) -> Iterator[Frame]:
-        """Camera images, not decoded; without ``topic`` those of the only image topic."""
-        for raw in self.messages([self.image_topic(topic)]):
+    def frames(
+        self, topic: str | None = None, begin_ns: int | None = None, end_ns: int | None = None
+    ) -> Iterator[Frame]:
+        """Camera images, not decoded; without ``topic`` those of the only image topic; times as in `messages`."""
+        for raw in self.messages([self.image_topic(topic)], begin_ns, end_ns):
             yield self._frame(raw)
 
     def image_stamps_ns(self, topic: str | None = None) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 
 from vgssl_core import geodesy
-from vgssl_core.bags.geotag import GeotaggedFrames, TaggedFrame, geotag
+from vgssl_core.bags.geotag import GeotaggedFrames, Geotagging, TaggedFrame, geotag
 from vgssl_core.bags.records import Frame
 from vgssl_core.places.names import PlaceName
 from vgssl_core.storage import atomic_folder
@@ -17,23 +17,13 @@ _JPEG_QUALITY = 95
 _FILES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
 
 
-def write_bag_places(
-    bag: str | Path,
-    out: str | Path,
-    spacing_m: float = 1.0,
-    image_topic: str | None = None,
-    position_topic: str | None = None,
-    max_gap_s: float = 3.0,
-) -> GeotaggedFrames:
+def write_bag_places(bag: str | Path, out: str | Path, settings: Geotagging | None = None) -> GeotaggedFrames:
     """Write the frames of a bag to ``OUT/images/database``; JPEG and PNG files are copied as they are.
 
     Args:
         bag: The bag.
         out: Folder to create, in one step when all is written.
-        spacing_m: Leave out frames nearer than this to the last one taken; 0 takes all.
-        image_topic: None takes the only image topic.
-        position_topic: NavSatFix or Odometry; None takes the only one, fixes before odometry.
-        max_gap_s: Leave out frames between two positions further apart in time.
+        settings: Topics and gates; None takes the defaults with a spacing of 1 m.
 
     Returns:
         What was written, and what was left out.
@@ -43,7 +33,7 @@ def write_bag_places(
             position beyond UTM.
         VgsslError: ``out`` is there already.
     """
-    frames = geotag(bag, image_topic, position_topic, spacing_m, max_gap_s)
+    frames = geotag(bag, settings or Geotagging(spacing_m=1.0))
     zone: tuple[int | None, str] = (None, "")
     if frames.is_georeferenced:
         zone = geodesy.utm_zone(float(frames.latitude_deg[0]), float(frames.longitude_deg[0]))

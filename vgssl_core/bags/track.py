@@ -1,25 +1,21 @@
-"""Where a vehicle was over time: a bag's valid positions, interpolated.
+"""Where a vehicle was over time: positions of one topic, interpolated.
 
 Positions on Earth are interpolated in a local ENU frame. Headings come from the orientation of the odometry where
-positions come from odometry, and from the direction of travel where they come from fixes: they are the vehicle's,
-which is the optical axis' for a camera that looks forward.
+positions come from odometry, and from the direction of travel where they come from fixes alone.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vgssl_core.bags.reader import BagReader
-from vgssl_core.bags.records import NAV_SAT_FIX, ODOMETRY, Fix, OdometryPose
-from vgssl_core.errors import DataError
+from vgssl_core.bags.records import Fix, OdometryPose
 from vgssl_core.geodesy import LocalFrame, yaw_to_compass_deg
 
 Floats = NDArray[np.float64]
-_log = logging.getLogger(__name__)
 
 #: Shortest path over which a direction of travel is taken from fixes; more where their noise asks for it.
 _HEADING_BASELINE_M = 3.0
@@ -45,58 +41,69 @@ class Track:
     frame: LocalFrame | None
     topic: str
 
-    def at(self, stamps_ns: NDArray[np.int64], max_gap_s: float) -> tuple[Floats, Floats]:
-        """Positions (M, 3) and headings (M,) at other times; all NaN outside the track and in gaps."""
+    def between(self, stamps_ns: NDArray[np.int64], max_gap_s: float) -> Between:
+        """Which positions enclose other times, and how near."""
         after = np.searchsorted(self.stamp_ns, stamps_ns, side="left").clip(max=len(self.stamp_ns) - 1)
         exact = self.stamp_ns[after] == stamps_ns
         before = np.where(exact, after, (after - 1).clip(min=0))
         span = self.stamp_ns[after] - self.stamp_ns[before]
         inside = exact | ((stamps_ns > self.stamp_ns[before]) & (stamps_ns < self.stamp_ns[after]))
         inside &= span <= max_gap_s * 1e9
-        weight = np.where(exact, 0.0, (stamps_ns - self.stamp_ns[before]) / np.maximum(span, 1))[:, None]
-        planar = _blend(self.planar_m[before], self.planar_m[after], weight)
-        heading = _blend_headings(self.heading_deg[before], self.heading_deg[after], weight[:, 0])
-        planar[~inside], heading[~inside] = np.nan, np.nan
+        weight = np.where(exact, 0.0, (stamps_ns - self.stamp_ns[before]) / np.maximum(span, 1))
+        return Between(before, after, weight, inside)
+
+    def at(self, stamps_ns: NDArray[np.int64], max_gap_s: float) -> tuple[Floats, Floats]:
+        """Positions (M, 3) and headings (M,) at other times; all NaN outside the track and in gaps."""
+        place = self.between(stamps_ns, max_gap_s)
+        planar = _blend(self.planar_m[place.before], self.planar_m[place.after], place.weight[:, None])
+        heading = _blend_headings(self.heading_deg[place.before], self.heading_deg[place.after], place.weight)
+        planar[~place.inside], heading[~place.inside] = np.nan, np.nan
         return planar, heading
 
 
-def read_track(bag: BagReader, position_topic: str | None, max_gap_s: float) -> tuple[Track, int]:
-    """All valid positions of a topic (chosen as in `geotag`), and how many others there were."""
-    if position_topic is None:
-        has_fixes = bag.topics_of(NAV_SAT_FIX) or not bag.topics_of(ODOMETRY)
-        position_topic = bag.fix_topic() if has_fixes else bag.odometry_topic()
-    if bag.topics.get(position_topic) == ODOMETRY:
-        recorded: list[Fix] | list[OdometryPose] = list(bag.odometry(position_topic))
-    else:
-        recorded = list(bag.fixes(position_topic))
-    # Of equal stamps the first counts; a bag that was recorded over a loop comes out sorted.
-    valid = {item.stamp_ns: item for item in reversed(recorded) if item.is_valid}
-    dropped = sum(not item.is_valid for item in recorded)
-    if dropped:
-        _log.warning("%d of %d positions on %s are NaN or without a fix", dropped, len(recorded), position_topic)
-    if not valid:
-        raise DataError(
-            f"{bag.path} has no usable position on {position_topic}: {len(recorded)} messages, all of them NaN or "
-            "without a fix. Choose another topic or record again with a fix."
-        )
-    ordered = [valid[stamp] for stamp in sorted(valid)]
-    stamps_ns = np.array([item.stamp_ns for item in ordered], np.int64)
-    if isinstance(ordered[0], OdometryPose):
-        planar = np.array([pose.position_m for pose in ordered])
-        headings = yaw_to_compass_deg([pose.yaw_rad for pose in ordered])
-        return Track(stamps_ns, planar, headings, None, position_topic), dropped
-    return _track_of_fixes(ordered, stamps_ns, max_gap_s, position_topic), dropped
+@dataclass(frozen=True)
+class Between:
+    """Where M times lie among the positions of a track.
+
+    Attributes:
+        before, after: (M,) indices of the enclosing positions; equal for the time of a position.
+        weight: (M,) in [0, 1), how far each is on the way.
+        inside: (M,) whether they are enclosed at all, and not in a gap.
+    """
+
+    before: NDArray[np.int64]
+    after: NDArray[np.int64]
+    weight: Floats
+    inside: NDArray[np.bool_]
 
 
-def _track_of_fixes(fixes: list[Fix], stamps_ns: NDArray[np.int64], max_gap_s: float, topic: str) -> Track:
+def track_of_odometry(poses: Sequence[OdometryPose], topic: str) -> Track:
+    """Positions and headings in the odometry's own frame."""
+    return Track(
+        np.array([pose.stamp_ns for pose in poses], np.int64),
+        np.array([pose.position_m for pose in poses]),
+        yaw_to_compass_deg([pose.yaw_rad for pose in poses]),
+        None,
+        topic,
+    )
+
+
+def track_of_fixes(fixes: Sequence[Fix], max_gap_s: float, topic: str) -> Track:
+    """Positions in the ENU frame of the first fix, with the headings of travel."""
     altitudes = np.array([fix.altitude_m for fix in fixes])
     known = altitudes[np.isfinite(altitudes)]
     frame = LocalFrame(fixes[0].latitude_deg, fixes[0].longitude_deg, float(known[0]) if len(known) else 0.0)
     planar = frame.to_enu([fix.latitude_deg for fix in fixes], [fix.longitude_deg for fix in fixes], altitudes)
-    sigmas = np.array([fix.sigma_m for fix in fixes])
-    noise = float(np.median(sigmas[np.isfinite(sigmas)])) if np.isfinite(sigmas).any() else 0.0
+    stamps_ns = np.array([fix.stamp_ns for fix in fixes], np.int64)
+    noise = typical_sigma_m(fixes)
     baseline = min(max(_HEADING_BASELINE_M, _HEADING_BASELINE_SIGMAS * noise), _LONGEST_HEADING_BASELINE_M)
     return Track(stamps_ns, planar, _headings_of_travel(stamps_ns, planar[:, :2], baseline, max_gap_s), frame, topic)
+
+
+def typical_sigma_m(fixes: Sequence[Fix]) -> float:
+    """Median of the horizontal standard deviations that fixes state; 0 where none does."""
+    sigmas = np.array([fix.sigma_m for fix in fixes])
+    return float(np.median(sigmas[np.isfinite(sigmas)])) if np.isfinite(sigmas).any() else 0.0
 
 
 def _headings_of_travel(stamps_ns: NDArray[np.int64], planar_m: Floats, baseline_m: float, max_gap_s: float) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from vgssl_core.bags.reader import typestore
+from vgssl_core.bags.message import about_z, header, serialised, typestore, xyz
 from vgssl_core.bags.records import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -22,6 +22,7 @@ from vgssl_core.bags.records import (
     IMAGE,
     NAV_SAT_FIX,
     ODOMETRY,
+    Frame,
 )
 from vgssl_core.storage import atomic_folder
 
@@ -85,8 +86,8 @@ class BagWriter:
             topic,
             COMPRESSED_IMAGE,
             stamp_ns,
+            frame_id,
             log_ns,
-            header=_header(stamp_ns, frame_id),
             format=image_format,
             data=np.frombuffer(data, np.uint8),
         )
@@ -106,8 +107,8 @@ class BagWriter:
             topic,
             IMAGE,
             stamp_ns,
+            frame_id,
             log_ns,
-            header=_header(stamp_ns, frame_id),
             height=rows.shape[0],
             width=rows.shape[1],
             encoding=encoding,
@@ -115,6 +116,15 @@ class BagWriter:
             step=rows[0].nbytes,
             data=rows.view(np.uint8).reshape(-1),
         )
+
+    def frame(self, frame: Frame) -> None:
+        """Write a camera image as it was read, at its time of recording."""
+        fields: dict[str, Any] = {"format": frame.encoding}
+        if not frame.is_compressed:
+            layout = ("width", "height", "encoding", "step", "is_bigendian")
+            fields = {name: getattr(frame, name) for name in layout}
+        kind = COMPRESSED_IMAGE if frame.is_compressed else IMAGE
+        self._write(frame.topic, kind, frame.stamp_ns, frame.frame_id, frame.log_ns, data=frame.data, **fields)
 
     def camera_info(
         self,
@@ -140,25 +150,19 @@ class BagWriter:
             log_ns: Time of recording; None is the stamp.
         """
         camera = np.asarray(intrinsics, np.float64).reshape(3, 3)
-        region = _message(
-            "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-        )
         self._write(
             topic,
             CAMERA_INFO,
             stamp_ns,
+            frame_id,
             log_ns,
-            header=_header(stamp_ns, frame_id),
             height=height,
             width=width,
             distortion_model="plumb_bob",
-            d=np.asarray(distortion, np.float64),
-            k=camera.reshape(9),
-            r=np.eye(3).reshape(9),
-            p=np.hstack([camera, np.zeros((3, 1))]).reshape(12),
-            binning_x=0,
-            binning_y=0,
-            roi=region,
+            d=distortion,
+            k=camera,
+            r=np.eye(3),
+            p=np.hstack([camera, np.zeros((3, 1))]),
         )
 
     def fix(
@@ -191,13 +195,13 @@ class BagWriter:
             topic,
             NAV_SAT_FIX,
             stamp_ns,
+            frame_id,
             log_ns,
-            header=_header(stamp_ns, frame_id),
-            status=_message("sensor_msgs/msg/NavSatStatus", status=status, service=1),
-            latitude=float(latitude_deg),
-            longitude=float(longitude_deg),
-            altitude=float(altitude_m),
-            position_covariance=np.diag(variances).reshape(9),
+            status={"status": status, "service": 1},
+            latitude=latitude_deg,
+            longitude=longitude_deg,
+            altitude=altitude_m,
+            position_covariance=np.diag(variances),
             position_covariance_type=COVARIANCE_UNKNOWN if sigma_m is None else COVARIANCE_DIAGONAL_KNOWN,
         )
 
@@ -226,28 +230,23 @@ class BagWriter:
             pose_covariance: (6, 6) over x, y, z, roll, pitch, yaw; None is zero (not stated).
             log_ns: Time of recording; None is the stamp.
         """
-        position = np.asarray(position_m, np.float64)
-        pose = _message(
-            "geometry_msgs/msg/Pose",
-            position=_message(
-                "geometry_msgs/msg/Point", x=float(position[0]), y=float(position[1]), z=float(position[2])
-            ),
-            orientation=_message(
-                "geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=float(np.sin(yaw_rad / 2)), w=float(np.cos(yaw_rad / 2))
-            ),
-        )
-        twist = _message("geometry_msgs/msg/Twist", linear=_vector(velocity[0]), angular=_vector(z=velocity[1]))
-        covariance = np.zeros(36) if pose_covariance is None else np.asarray(pose_covariance, np.float64).reshape(36)
         self._write(
             topic,
             ODOMETRY,
             stamp_ns,
+            frame_id,
             log_ns,
-            header=_header(stamp_ns, frame_id),
             child_frame_id=child_frame_id,
-            pose=_message("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=covariance),
-            twist=_message("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
+            pose={
+                "pose": {"position": xyz(position_m), "orientation": about_z(yaw_rad)},
+                "covariance": pose_covariance,
+            },
+            twist={"twist": {"linear": {"x": velocity[0]}, "angular": {"z": velocity[1]}}},
         )
+
+    def message(self, topic: str, message_type: str, log_ns: int, fields: Mapping[str, Any]) -> None:
+        """Write any message of a standard type; see `vgssl_core.bags.message.message` for its fields."""
+        self.raw(topic, message_type, log_ns, serialised(message_type, fields))
 
     def raw(self, topic: str, message_type: str, log_ns: int, cdr: bytes) -> None:
         """Write a message that is serialised already, of a standard type."""
@@ -255,26 +254,14 @@ class BagWriter:
             self._connections[topic] = self._writer.add_connection(topic, message_type, typestore=typestore())
         self._writer.write(self._connections[topic], log_ns, cdr)
 
-    def _write(self, topic: str, message_type: str, stamp_ns: int, log_ns: int | None, **fields: Any) -> None:
-        cdr = typestore().serialize_cdr(_message(message_type, **fields), message_type)
-        self.raw(topic, message_type, stamp_ns if log_ns is None else log_ns, bytes(cdr))
+    def _write(
+        self, topic: str, message_type: str, stamp_ns: int, frame_id: str, log_ns: int | None, **fields: Any
+    ) -> None:
+        fields["header"] = header(stamp_ns, frame_id)
+        self.message(topic, message_type, stamp_ns if log_ns is None else log_ns, fields)
 
 
 def _lift(inner: Path) -> None:
     for item in inner.iterdir():
         os.replace(item, inner.parent / item.name)
     inner.rmdir()
-
-
-def _message(message_type: str, **fields: Any) -> Any:
-    return typestore().types[message_type](**fields)
-
-
-def _header(stamp_ns: int, frame_id: str) -> Any:
-    seconds, nanoseconds = divmod(int(stamp_ns), 1_000_000_000)
-    stamp = _message("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
-    return _message("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
-
-
-def _vector(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Any:
-    return _message("geometry_msgs/msg/Vector3", x=float(x), y=float(y), z=float(z))

@@ -5,43 +5,59 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vgssl_core.bags import BagReader, GeotaggedFrames, geotag, ground_truth_topic
+from vgssl_core.bags import BagReader, GeotaggedFrames, Geotagging, geotag, ground_truth_topic
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation.drive import Drive, Pictures
+from vgssl_core.evaluation.filtered_drive import estimates_of, filtered_drive, recorded_motions
 from vgssl_core.evaluation.report import Retrieval
+from vgssl_core.evaluation.trust import AcceptanceRule
+from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics
 from vgssl_core.geodesy import compass_to_yaw_rad
 from vgssl_core.geomap import GeoMap, build_map
 from vgssl_core.geomap.map_images import MapImages, frame_source, source_images
 from vgssl_core.inference import Embedder, embed_images
-from vgssl_core.localization import Localizer
+from vgssl_core.localization import Localization, Localizer
+from vgssl_core.localization.filter import Estimate
 
 _NEIGHBOURS = 10
 _log = logging.getLogger(__name__)
 
 
 def frames_with_truth(
-    bag: str | Path, geomap: GeoMap, image_topic: str | None = None, position_topic: str | None = None
+    bag: str | Path,
+    geomap: GeoMap,
+    image_topic: str | None = None,
+    position_topic: str | None = None,
+    camera_extrinsics: Extrinsics = IN_ORIGIN,
 ) -> GeotaggedFrames:
-    """The bag's frames with their true positions, of the kind that the map has.
+    """The bag's frames with the true poses of the camera, of the kind that the map has.
 
     Args:
         bag: Path of the bag.
         geomap: A geo-referenced map needs fixes; a local one odometry in its own plane.
         image_topic: None is the only image topic.
         position_topic: None is the ground truth's (`ground_truth_topic`).
+        camera_extrinsics: The camera in the frame that the truth is of.
 
     Raises:
         DataError: No images, no positions, or positions of the other kind.
     """
     georeferenced = geomap.datum is not None
     with BagReader(bag) as reader:
-        frames = geotag(reader, image_topic, position_topic or ground_truth_topic(reader, georeferenced))
+        settings = Geotagging(
+            image_topic=image_topic,
+            position_topic=position_topic or ground_truth_topic(reader, georeferenced),
+            odometry_topic="none",
+            camera_extrinsics=camera_extrinsics,
+        )
+        frames = geotag(reader, settings)
     if frames.is_georeferenced != georeferenced:
         kind = "geo-referenced and needs a NavSatFix" if georeferenced else "local and needs an Odometry"
         raise DataError(f"Map {geomap.path} is {kind} topic as truth, and {frames.position_topic} is not one.")
@@ -56,45 +72,81 @@ def true_poses(frames: GeotaggedFrames, geomap: GeoMap) -> tuple[NDArray[np.floa
     return geomap.datum.to_enu(frames.latitude_deg, frames.longitude_deg, frames.altitude_m), yaw
 
 
-def drive_through(localizer: Localizer, frames: GeotaggedFrames) -> Drive:
-    """Localize every frame by itself.
+@dataclass(frozen=True)
+class Answers:
+    """What a localizer says about the F frames of a drive that decode.
+
+    Attributes:
+        rows: (F,) which of the frames these are.
+        localizations: Of each by itself.
+        estimates: Of the filter over time, after each; None where the frames are not in the order of time.
+        motion: What told the filter how the robot moved, in words.
+    """
+
+    rows: NDArray[np.int64]
+    localizations: Sequence[Localization]
+    estimates: Sequence[Estimate] | None
+    motion: str
+
+
+def answer_frames(localizer: Localizer, frames: GeotaggedFrames) -> Answers:
+    """Localize every frame by itself, and filter the answers over time.
 
     A frame that does not decode is named in the log and left out.
 
     Raises:
         DataError: No frame decodes.
     """
-    geomap = localizer.geomap
-    k = min(_NEIGHBOURS, len(geomap))
-    truth, yaw = true_poses(frames, geomap)
-    kept, neighbours = [], np.zeros((len(frames), k), np.int64)
-    estimate, columns = np.full((len(frames), 3), np.nan), np.full((len(frames), 3), np.nan)
+    kept, answers = [], []
     for row, tagged in enumerate(tqdm(frames, total=len(frames), desc="localize", unit="frame")):
         try:
             image = tagged.frame.image(localizer.least_size)
         except DataError as problem:
             _log.warning("%s", problem)
             continue
-        answer = localizer.localize(image)
         kept.append(row)
-        neighbours[row] = answer.indices[:k]
-        columns[row, 2] = sum(answer.timings_ms.values())
-        if answer.hypotheses:
-            best = answer.hypotheses[0]
-            estimate[row], columns[row, :2] = best.position_m, (best.yaw_rad, best.score)
+        answers.append(localizer.localize(image))
     if not kept:
         raise DataError(f"None of the {len(frames)} images on {frames.image_topic} of {frames.bag} decodes.")
     if len(kept) < len(frames):
         _log.warning("%d of %d frames do not decode and were left out.", len(frames) - len(kept), len(frames))
+    stamps_ns = frames.stamp_ns[kept]
+    if (np.diff(stamps_ns) < 0).any():
+        return Answers(np.array(kept), answers, None, "")
+    motions, motion = recorded_motions(frames.bag, stamps_ns, frames.settings.camera_extrinsics)
+    return Answers(np.array(kept), answers, estimates_of(localizer, stamps_ns, answers, motions), motion)
+
+
+def drive_of(localizer: Localizer, frames: GeotaggedFrames, answers: Answers) -> Drive:
+    """The answers beside the truth."""
+    geomap, rows = localizer.geomap, answers.rows
+    truth, yaw = true_poses(frames, geomap)
+    k = min(_NEIGHBOURS, len(geomap))
+    estimate, columns = np.full((len(rows), 3), np.nan), np.full((len(rows), 3), np.nan)
+    probability = np.zeros(len(rows))
+    for row, answer in enumerate(answers.localizations):
+        columns[row, 2] = sum(answer.timings_ms.values())
+        if answer.hypotheses:
+            best = answer.hypotheses[0]
+            estimate[row], columns[row, :2] = best.position_m, (best.yaw_rad, best.score)
+            probability[row] = best.probability
     return Drive(
-        frames.stamp_ns[kept],
-        truth[kept],
-        yaw[kept],
-        neighbours[kept],
-        estimate[kept],
-        *columns[kept].T,
+        frames.stamp_ns[rows],
+        truth[rows],
+        yaw[rows],
+        np.array([answer.indices[:k] for answer in answers.localizations], np.int64),
+        estimate,
+        *columns.T,
         geomap.positions_m,
+        probability,
+        AcceptanceRule.of(localizer),
+        None if answers.estimates is None else filtered_drive(answers.estimates, answers.motion),
     )
+
+
+def drive_through(localizer: Localizer, frames: GeotaggedFrames) -> Drive:
+    """`drive_of` the answers of `answer_frames`."""
+    return drive_of(localizer, frames, answer_frames(localizer, frames))
 
 
 def drive_of_baseline(embedder: Embedder, images: MapImages, frames: GeotaggedFrames) -> Drive:

@@ -13,15 +13,35 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from vgssl_core.evaluation import figures
+from vgssl_core.evaluation.intervals import Share, clopper_pearson
 from vgssl_core.evaluation.metrics import Metrics, error_summary
 from vgssl_core.evaluation.recall import first_hit, recall_at
+from vgssl_core.evaluation.reliability import reliability
 from vgssl_core.evaluation.report import Retrieval, Section, Tile
+from vgssl_core.evaluation.trust import AcceptanceRule, Trust, trust_details, trust_section, trust_tiles
 from vgssl_core.places import within_radius
 from vgssl_core.storage import atomic_file
 
 _SHOWN = 6
 #: Indices of queries → each beside its best match; without those whose pictures cannot be had.
 Pictures = Callable[[Sequence[int]], Sequence[Retrieval]]
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What the causal filter made of F frames of a drive, each from its own frame and those before.
+
+    Attributes:
+        estimate_m: (F, 3) position of the best posterior hypothesis, NaN where there is none.
+        probability: (F,) its P(correct), 0 where there is none.
+        accepted: (F,) whether it became a fix: probable enough, and confirmed.
+        motion: What told the filter how the robot moved, in words.
+    """
+
+    estimate_m: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    accepted: NDArray[np.bool_]
+    motion: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,9 @@ class Drive:
         score: (F,) its score.
         latency_ms: (F,) time from image to hypotheses.
         database_m: (N, 3) positions of the map's images.
+        probability: (F,) P(correct) of the best hypothesis, 0 where there is none.
+        rule: When a hypothesis becomes a fix.
+        filtered: What the filter over time made of it; None where none ran.
     """
 
     stamp_ns: NDArray[np.int64]
@@ -49,6 +72,9 @@ class Drive:
     score: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
     database_m: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    rule: AcceptanceRule
+    filtered: Filtered | None = None
 
     @property
     def position_error_m(self) -> NDArray[np.float64]:
@@ -66,15 +92,37 @@ class Drive:
         difference = self.estimate_yaw_rad - self.truth_yaw_rad
         return np.degrees(np.abs((difference + np.pi) % (2 * np.pi) - np.pi))
 
+    @property
+    def trust(self) -> Trust:
+        """Probabilities and fixes of the single frames against the truth, within the calibration's radius."""
+        radius_m = self.rule.radius_m
+        mapped = self.positives(radius_m).getnnz(axis=1) > 0
+        return Trust(self.probability, self.position_error_m <= radius_m, mapped, self.rule)
+
+    @property
+    def filtered_error_m(self) -> NDArray[np.float64]:
+        """(F,) horizontal distance of the filter's best hypothesis from the truth; NaN where there is none."""
+        if self.filtered is None:
+            return np.full(len(self.stamp_ns), np.nan)
+        return np.linalg.norm((self.filtered.estimate_m - self.truth_m)[:, :2], axis=1)
+
+    @property
+    def filtered_fixes(self) -> tuple[Share, Share]:
+        """Frames with a fix by the filter, of all; and how many of these fixes are right."""
+        accepted = np.zeros(len(self.stamp_ns), bool) if self.filtered is None else self.filtered.accepted
+        right = self.filtered_error_m[accepted] <= self.rule.radius_m
+        return clopper_pearson(int(accepted.sum()), len(accepted)), clopper_pearson(int(right.sum()), len(right))
+
     def positives(self, radius_m: float) -> csr_matrix:
         """(F, N) whether a map image lies within the radius of the truth."""
         return within_radius(self.truth_m[:, :2], self.database_m[:, :2], radius_m)
 
 
 def drive_metrics(drive: Drive, radius_m: float, protocol: str, details: Mapping[str, Any] | None = None) -> Metrics:
-    """Recall@N and pose error of a drive.
+    """Recall@N, pose error and trust of a drive.
 
-    Pose error and ``recall_hypotheses`` are taken over the same frames as recall: those that the map covers.
+    Pose error, ``recall_hypotheses`` and ``recall_filtered`` are taken over the same frames as recall: those that the
+    map covers. Acceptance and calibration are over all frames.
 
     Raises:
         DataError: No frame has a map image within the radius.
@@ -89,15 +137,38 @@ def drive_metrics(drive: Drive, radius_m: float, protocol: str, details: Mapping
         queries_total=len(drive.stamp_ns),
         database=len(drive.database_m),
         details={
-            "recall_hypotheses": {"1": round(100.0 * float(np.mean(drive.position_error_m[covered] <= radius_m)), 4)},
+            "recall_hypotheses": {"1": _percent_within(drive.position_error_m[covered], radius_m)},
+            **_filtered_details(drive, covered, radius_m),
             "pose_error": {
                 **error_summary(drive.position_error_m[covered], "m"),
                 "heading": error_summary(drive.heading_error_deg[covered], "deg"),
             },
             "latency": error_summary(drive.latency_ms, "ms"),
+            **trust_details(drive.trust),
             **(details or {}),
         },
     )
+
+
+def _filtered_details(drive: Drive, covered: NDArray[np.bool_], radius_m: float) -> dict[str, Any]:
+    """Recall, fixes and calibration of the filter, where one ran."""
+    if drive.filtered is None:
+        return {}
+    fixes, right = drive.filtered_fixes
+    is_right = drive.filtered_error_m <= drive.rule.radius_m
+    return {
+        "recall_filtered": {"1": _percent_within(drive.filtered_error_m[covered], radius_m)},
+        "filtered": {
+            "motion": drive.filtered.motion,
+            "accepted": fixes.content(),
+            "right": right.content(),
+            "ece": round(reliability(drive.filtered.probability, is_right).expected_error, 6),
+        },
+    }
+
+
+def _percent_within(error_m: NDArray[np.float64], radius_m: float) -> float:
+    return round(100.0 * float(np.mean(error_m <= radius_m)), 4)
 
 
 def write_frames(path: str | Path, drive: Drive, radius_m: float) -> None:
@@ -114,6 +185,8 @@ def write_frames(path: str | Path, drive: Drive, radius_m: float) -> None:
         "estimate_y_m": drive.estimate_m[:, 1].round(3),
         "estimate_yaw_rad": drive.estimate_yaw_rad.round(5),
         "score": drive.score.round(5),
+        "probability": drive.probability.round(5),
+        "accepted": drive.trust.accepted.astype(int),
         "position_error_m": drive.position_error_m.round(3),
         "heading_error_deg": drive.heading_error_deg.round(3),
         "top_match": drive.neighbours[:, 0],
@@ -121,6 +194,14 @@ def write_frames(path: str | Path, drive: Drive, radius_m: float) -> None:
         "rank_of_first_right_match": np.where(first < drive.neighbours.shape[1], first + 1, 0),
         "latency_ms": drive.latency_ms.round(3),
     }
+    if drive.filtered is not None:
+        columns |= {
+            "filtered_x_m": drive.filtered.estimate_m[:, 0].round(3),
+            "filtered_y_m": drive.filtered.estimate_m[:, 1].round(3),
+            "filtered_probability": drive.filtered.probability.round(5),
+            "filtered_accepted": drive.filtered.accepted.astype(int),
+            "filtered_error_m": drive.filtered_error_m.round(3),
+        }
     with atomic_file(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -137,6 +218,7 @@ def drive_tiles(metrics: Metrics) -> list[Tile]:
 
     return [
         *(Tile(f"Recall@{n}", f"{value:.1f} %", covered) for n, value in metrics.recall.items()),
+        *trust_tiles(metrics.details),
         Tile("Position error", shown(pose["median_m"], "m"), f"median; 90 % below {shown(pose['p90_m'], 'm')}"),
         Tile("Heading error", shown(pose["heading"]["median_deg"], "°"), "median of the best hypothesis"),
         Tile("Latency", shown(latency["median_ms"], "ms"), f"median; 90 % below {shown(latency['p90_ms'], 'ms')}"),
@@ -144,7 +226,7 @@ def drive_tiles(metrics: Metrics) -> list[Tile]:
 
 
 def drive_sections(drive: Drive, radius_m: float, pictures: Pictures, latency_label: str) -> list[Section]:
-    """The drive's part of a report: tracks, error and latency, best and worst retrievals.
+    """The drive's part of a report: tracks, error and latency, trust, best and worst retrievals.
 
     Args:
         drive: The drive.
@@ -171,7 +253,47 @@ def drive_sections(drive: Drive, radius_m: float, pictures: Pictures, latency_la
                 figures.histogram(drive.latency_ms, latency_label),
             ],
         ),
+        trust_section(drive.trust),
+        *_filter_sections(drive, covered),
         *retrieval_sections(drive.match_error_m, covered, pictures),
+    ]
+
+
+def _filter_sections(drive: Drive, covered: NDArray[np.bool_]) -> list[Section]:
+    """What following the drive over time brings, beside single frames; nothing where no filter ran."""
+    if drive.filtered is None:
+        return []
+    trust, (fixes, right), radius_m = drive.trust, drive.filtered_fixes, drive.rule.radius_m
+    error_m = drive.filtered_error_m
+    ece = reliability(drive.filtered.probability, error_m <= radius_m).expected_error
+    single = clopper_pearson(int((drive.position_error_m[covered] <= radius_m).sum()), int(covered.sum()))
+    follows = clopper_pearson(int((error_m[covered] <= radius_m).sum()), int(covered.sum()))
+    rows = [
+        ["", "best hypothesis right (frames that the map covers)", "frames with a fix", "fixes that are right", "ECE"],
+        [
+            "single frames",
+            str(single),
+            str(trust.fixes),
+            str(trust.right_fixes),
+            f"{trust.reliability.expected_error:.3f}",
+        ],
+        ["filtered", str(follows), str(fixes), str(right), f"{ece:.3f}"],
+    ]
+    return [
+        Section(
+            "What following it over time brings",
+            "The causal filter sees each frame and those before it, never later ones. It was told of the motion by "
+            f"{drive.filtered.motion}. Green are fixes that are right, red are false ones.",
+            figures=[
+                figures.track_map(
+                    drive.database_m[:, :2],
+                    drive.truth_m[:, :2],
+                    np.where(drive.filtered.accepted[:, None], drive.filtered.estimate_m[:, :2], np.nan),
+                    radius_m,
+                )
+            ],
+            table=rows,
+        )
     ]
 
 

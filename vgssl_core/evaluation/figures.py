@@ -11,6 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from vgssl_core.evaluation.intervals import Share, clopper_pearson
+from vgssl_core.evaluation.reliability import Reliability
+from vgssl_core.evaluation.risk_coverage import RiskCoverage
+
 TRUTH, GOOD, BAD, MAP, INK = "#1f2a37", "#0e9f6e", "#e02424", "#c3cad3", "#374151"
 _SERIES = ("#9ca3af", "#f59e0b", "#1c64f2", "#0e9f6e")
 STYLE = {
@@ -93,6 +97,47 @@ def cumulative(values: NDArray[np.floating], label: str, mark: float | None = No
         if mark is not None:
             axes.axvline(mark, color=BAD, lw=0.8, ls="--")
         axes.set(xscale="log", ylim=(0, 102), xlabel=label, ylabel="frames [%]")
+        axes.grid(alpha=0.25)
+        return _svg(figure)
+
+
+def reliability_diagram(measured: Reliability) -> str:
+    """Share of frames that were right, by their predicted probability; how many frames stand behind it below."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+        axes, below = figure.subplots(2, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
+        filled = measured.counts > 0
+        right = measured.right[filled]
+        intervals = [clopper_pearson(round(r * n), int(n)) for r, n in zip(right, measured.counts[filled], strict=True)]
+        reach = np.abs([[r - i.low, i.high - r] for r, i in zip(right, intervals, strict=True)]).T
+        axes.plot([0, 1], [0, 1], color=MAP, lw=1.2)
+        predicted = measured.predicted[filled]
+        axes.errorbar(predicted, right, reach, fmt="o-", ms=4, lw=1.2, elinewidth=0.8, color=_SERIES[2])
+        axes.set(ylim=(-0.02, 1.02), ylabel="right [share]")
+        axes.set_title(f"expected calibration error {measured.expected_error:.3f}", fontsize=9, color=INK)
+        edges = np.linspace(0, 1, len(measured.counts) + 1)
+        below.bar(edges[:-1], measured.counts, np.diff(edges), align="edge", color=MAP, edgecolor="white")
+        below.set(xlim=(-0.02, 1.02), xlabel="P(correct)", ylabel="frames")
+        return _svg(figure)
+
+
+def risk_coverage_curve(curve: RiskCoverage, fixes: Share, right: Share) -> str:
+    """Share of wrong fixes against share of frames with a fix, over all thresholds.
+
+    Args:
+        curve: All thresholds.
+        fixes: Frames with a fix at the threshold in force.
+        right: Right ones of these; the point is drawn with the interval of both.
+    """
+    with rc_context(STYLE):
+        figure, axes = _axes(5.2, 4.2)
+        axes.step(100 * curve.coverage, 100 * curve.risk, where="post", color=_SERIES[2])
+        if fixes.percent is not None and right.percent is not None:
+            x, y = fixes.percent, 100.0 - right.percent
+            reach = np.clip([[y - 100 * (1 - right.high)], [100 * (1 - right.low) - y]], 0, None)
+            axes.errorbar([x], [y], reach, fmt="o", ms=6, color=BAD, label="threshold in force")
+            axes.legend(frameon=False, loc="upper left", fontsize=8)
+        axes.set(xlim=(0, 102), ylim=(0, None), xlabel="frames with a fix [%]", ylabel="wrong fixes [%]")
         axes.grid(alpha=0.25)
         return _svg(figure)
 

@@ -42,7 +42,6 @@ class Metrics:
 
     def write(self, folder: str | Path) -> Path:
         """Write ``metrics.json`` into a folder, in one atomic step."""
-        path = Path(folder) / METRICS_FILE
         content = {
             "protocol": self.protocol,
             "recall": {str(n): round(value, 4) for n, value in self.recall.items()},
@@ -51,9 +50,15 @@ class Metrics:
             "database": self.database,
             **self.details,
         }
-        with atomic_file(path) as aside:
-            aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        return path
+        return write_metrics(folder, content)
+
+
+def write_metrics(folder: str | Path, content: Mapping[str, Any]) -> Path:
+    """Write plain values as ``metrics.json`` into a folder, in one atomic step."""
+    path = Path(folder) / METRICS_FILE
+    with atomic_file(path) as aside:
+        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return path
 
 
 def error_summary(errors: NDArray[np.floating], unit: str) -> dict[str, float | int | None]:

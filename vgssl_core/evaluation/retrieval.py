@@ -23,6 +23,7 @@ class RetrievalResult:
 
     Attributes:
         queries, database: The places that were embedded (those that decode).
+        descriptors: (Q, D) float32 of the queries.
         neighbours: (Q, k) int64 database indices, nearest first.
         positives: (Q, D) boolean, true within the positive radius.
         metrics: Recall@N under the protocol.
@@ -30,6 +31,7 @@ class RetrievalResult:
 
     queries: Places
     database: Places
+    descriptors: NDArray[np.float32]
     neighbours: NDArray[np.int64]
     positives: csr_matrix
     metrics: Metrics
@@ -82,7 +84,7 @@ def retrieve(
         queries_total=len(queries),
         database=len(database),
     )
-    return RetrievalResult(queries, database, neighbours, positives, metrics)
+    return RetrievalResult(queries, database, query_rows, neighbours, positives, metrics)
 
 
 def _embed(embedder: Embedder, places: Places, part: str, skip_damaged: bool) -> tuple[Places, NDArray[np.float32]]:

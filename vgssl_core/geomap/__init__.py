@@ -1,6 +1,7 @@
 """Maps: descriptors with positions in a safe, self-describing, memory-mapped folder, searchable."""
 
 from vgssl_core.geomap.builder import build_map, check_output
+from vgssl_core.geomap.calibrate import store_calibration
 from vgssl_core.geomap.changes import add_images, compact, remove_images
 from vgssl_core.geomap.geo_map import GeoMap, Matches, load_map, require_model
 from vgssl_core.geomap.index.reindex import reindex
@@ -29,6 +30,7 @@ __all__ = [
     "remove_images",
     "require_model",
     "slice_map",
+    "store_calibration",
     "thin_map",
     "verify_map",
 ]

@@ -30,7 +30,7 @@ def describe(geomap: GeoMap) -> list[str]:
         "source": manifest.source or "not recorded",
         "search": geomap.search_name,
         "index": _index(geomap),
-        "calibrated": "no: scores are no probabilities" if geomap.calibration is None else "yes",
+        "calibrated": _calibrated(geomap),
         "size": f"{_readable(geomap.size_bytes)} on disk, {geomap.size_bytes / len(geomap):.0f} bytes per image",
         "created": manifest.created,
         "map id": f"{manifest.map_id[:16]}…, {len(manifest.segments)} segment(s)"
@@ -43,6 +43,17 @@ def describe(geomap: GeoMap) -> list[str]:
             "there; with other images it is removed, and you may remove it"
         )
     return [f"{name:<11} {value}" for name, value in lines.items()]
+
+
+def _calibrated(geomap: GeoMap) -> str:
+    """What the calibration was fitted to; read leniently, since whether it can be used is the localizer's to say."""
+    stored = geomap.calibration
+    if stored is None:
+        return "no: a cautious default stands in; see `vgssl calibrate`"
+    facts = {name: stored.get(name, "?") for name in ("precision", "radius_m", "threshold", "frames", "source")}
+    return "on {frames} frames of {source}; {precision}, within {radius_m} m, default threshold {threshold}".format(
+        **facts
+    )
 
 
 def _index(geomap: GeoMap) -> str:

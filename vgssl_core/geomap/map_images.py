@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vgssl_core.bags import BagReader, GeotaggedFrames, geotag
+from vgssl_core.bags import BagReader, GeotaggedFrames, Geotagging, geotag
 from vgssl_core.errors import DataError
 from vgssl_core.geomap.positions import MapPositions
 from vgssl_core.imaging import Image, read_image
 from vgssl_core.places import read_place_set
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,19 @@ class MapImages:
         items: Name and loader of each, in the order of the positions, read once and one after the other.
         description: Where they come from, for people.
         files: What they are read from: a file each, or those of a bag.
+        account: What was taken and what was left out, where that was chosen among.
     """
 
     positions: MapPositions
     items: Iterable[tuple[str, Callable[[], Image]]]
     description: str
     files: Sequence[Path]
+    account: str = ""
+
+    @property
+    def source(self) -> str:
+        """What the map remembers about where it comes from."""
+        return f"{self.description}: {self.account}" if self.account else self.description
 
 
 def images_of_files(paths: Sequence[Path], positions: MapPositions, description: str) -> MapImages:
@@ -71,31 +81,24 @@ def from_place_set(root: str | Path, split: str | None = None) -> MapImages:
     return images_of_files(place_set.database.paths, positions, f"place set {place_set.name}")
 
 
-def from_bag(
-    path: str | Path,
-    image_topic: str | None = None,
-    position_topic: str | None = None,
-    spacing_m: float = 0.0,
-    max_gap_s: float = 3.0,
-) -> MapImages:
-    """The images of a bag, with positions interpolated in time.
+def from_bag(path: str | Path, settings: Geotagging | None = None) -> MapImages:
+    """The images of a bag, with poses interpolated in time.
 
     Args:
         path: The bag.
-        image_topic: None takes the only image topic.
-        position_topic: NavSatFix or Odometry; None takes the only one, fixes before odometry.
-        spacing_m: Leave out images nearer than this to the last one taken.
-        max_gap_s: Leave out images between two positions further apart in time.
+        settings: Topics and gates; None takes the defaults.
 
     Raises:
         DataError: No bag, no images, no positions, or a topic that is not unique.
     """
-    frames = geotag(path, image_topic, position_topic, spacing_m, max_gap_s)
+    frames = geotag(path, settings)
     positions = _positions_of(frames)
     positions.check()
     items = ((tagged.frame.source, tagged.frame.image) for tagged in frames)
-    description = f"bag {frames.bag}, {frames.image_topic}, {frames.position_topic}"
-    return MapImages(positions, items, description, _files_of(frames.bag.resolve()))
+    account = frames.account()
+    _log.info("%s: %s", frames.bag, account)
+    description = f"bag {frames.bag}, {frames.image_topic}"
+    return MapImages(positions, items, description, _files_of(frames.bag.resolve()), account)
 
 
 def _files_of(bag: Path) -> list[Path]:

@@ -107,9 +107,24 @@ class TiledMap(InMapFrame):
             MapError: No tile is loaded, or descriptors of another length than the map's.
             DataError: A descriptor is not finite, or k < 1.
         """
+        return self._nearest(k, lambda tile: tile.search(descriptors, k))
+
+    def search_near(
+        self, descriptors: NDArray[np.floating], k: int, x_m: float, y_m: float, radius_m: float
+    ) -> Matches:
+        """The k nearest images in the loaded tiles among those around a place; as `GeoMap.search_near`.
+
+        Raises:
+            MapError: No tile is loaded, or descriptors of another length than the map's.
+            DataError: A descriptor is not finite, the place is not on Earth, the radius is not positive, or k < 1.
+        """
+        return self._nearest(k, lambda tile: tile.search_near(descriptors, k, x_m, y_m, radius_m))
+
+    def _nearest(self, k: int, search: Callable[[GeoMap], Matches]) -> Matches:
+        """What a search of each loaded tile finds, as one list."""
         if not self._tiles:
             raise MapError(f"No tile of map {self.path} is loaded: say where the robot is with `move_to` first.")
-        found = [(self._starts[number], tile.search(descriptors, k)) for number, tile in self._tiles.items()]
+        found = [(self._starts[number], search(tile)) for number, tile in self._tiles.items()]
         indices = np.concatenate([start + matches.indices for start, matches in found], axis=1)
         distances = np.concatenate([matches.distances for _, matches in found], axis=1)
         # Tiles come in ascending order, and among equal distances the lower index goes first.

@@ -39,11 +39,13 @@ class Engine(Embedder, Protocol):
     Attributes:
         package: What must be installed.
         precisions: Those that it can compute in.
+        precision: The one that it was opened with.
         name: Engine, version, device, precision and threads, for logs and reports.
     """
 
     package: str
     precisions: tuple[str, ...]
+    precision: str
     name: str
 
     def __init__(self, bundle: Bundle, threads: int, precision: str) -> None:

@@ -47,6 +47,7 @@ class Embedder:
         self._input = inputs[0].name
         self._buffer, self._lock = InputBuffer(bundle.preprocessing), threading.Lock()
         self.name = f"onnxruntime {onnxruntime.__version__} (CPU, {precision}, {threads} threads)"
+        self.precision = precision
         self.model_id, self.dimension, self.preprocessing = bundle.model_id, bundle.dimension, bundle.preprocessing
 
     @classmethod

@@ -62,6 +62,7 @@ class Embedder:
         self._request = self._network.create_infer_request()
         version = openvino.__version__.split("-")[0]
         self.name = f"openvino {version} (CPU, {precision}, {threads} threads)"
+        self.precision = precision
         self.model_id, self.dimension, self.preprocessing = bundle.model_id, bundle.dimension, bundle.preprocessing
 
     @classmethod

@@ -101,6 +101,7 @@ class Embedder:
         self._device = Device()
         self._engine: Engine | None = None
         self.name = f"tensorrt {version} ({self._device.name}, {precision})"
+        self.precision = precision
         try:
             self._open(bundle, path, precision, version)
         except BaseException:

@@ -1,0 +1,92 @@
+"""The causal filter over a drive: what `recall_filtered` counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vgssl_core.bags import BagReader
+from vgssl_core.bags.records import ODOMETRY
+from vgssl_core.evaluation.drive import Filtered
+from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics, optical_axis_yaw_rad
+from vgssl_core.localization import Localization, Localizer
+from vgssl_core.localization.filter import Estimate, TemporalFilter
+from vgssl_core.localization.motion import Motion
+
+NO_ODOMETRY = "no odometry, a prior of motion"
+#: Topics of the truth, which must never reach a filter.
+_TRUTH = "/ground_truth"
+
+
+def estimates_of(
+    localizer: Localizer,
+    stamps_ns: NDArray[np.int64],
+    answers: Sequence[Localization],
+    motions: Sequence[Motion | None],
+) -> list[Estimate]:
+    """Run the filter with its default settings over single-frame answers, in the order of time.
+
+    Args:
+        localizer: Whose answers these are.
+        stamps_ns: (F,) of the frames.
+        answers: Of each frame.
+        motions: Of the camera since the frame before; None where nothing tells.
+    """
+    temporal = TemporalFilter(localizer.geomap, localizer.calibration)
+    return [temporal.update(*seen) for seen in zip(stamps_ns.tolist(), answers, motions, strict=True)]
+
+
+def filtered_drive(estimates: Sequence[Estimate], motion: str) -> Filtered:
+    """What the filter made of a drive.
+
+    Args:
+        estimates: Of each frame.
+        motion: Where the motions came from, in words.
+    """
+    estimate, probability = np.full((len(estimates), 3), np.nan), np.zeros(len(estimates))
+    for row, believed in enumerate(estimates):
+        if believed.hypotheses:
+            best = believed.hypotheses[0]
+            estimate[row], probability[row] = best.position_m, best.probability
+    accepted = np.array([believed.accepted is not None for believed in estimates], bool)
+    return Filtered(estimate, probability, accepted, motion)
+
+
+def recorded_motions(
+    bag: str | Path, stamps_ns: NDArray[np.int64], camera_extrinsics: Extrinsics = IN_ORIGIN
+) -> tuple[list[Motion | None], str]:
+    """What the bag's odometry tells of the motion between frames.
+
+    Args:
+        bag: The bag; its ``/odom``, or else the only Odometry topic that is not the truth.
+        stamps_ns: (F,) of the frames, in the order of time.
+        camera_extrinsics: The camera in the frame that the odometry is of.
+
+    Returns:
+        F motions of the camera, each since the frame before (None where the odometry does not reach), and in words
+        where they come from.
+    """
+    nothing: list[Motion | None] = [None] * len(stamps_ns)
+    with BagReader(bag) as reader:
+        topics = [topic for topic in reader.topics_of(ODOMETRY) if not topic.startswith(_TRUTH)]
+        topic = "/odom" if "/odom" in topics else topics[0] if len(topics) == 1 else None
+        if topic is None:
+            return nothing, NO_ODOMETRY
+        poses = sorted((p for p in reader.odometry(topic) if p.is_valid), key=lambda pose: pose.stamp_ns)
+    if len(poses) < 2:
+        return nothing, NO_ODOMETRY
+    known_ns = np.array([pose.stamp_ns for pose in poses])
+    columns = np.array([[*pose.position_m[:2], pose.yaw_rad] for pose in poses])
+    columns[:, 2] = np.unwrap(columns[:, 2])
+    # Seconds since the first pose: nanoseconds since 1970 have no room in a float64.
+    at, known = (stamps_ns - known_ns[0]) * 1e-9, (known_ns - known_ns[0]) * 1e-9
+    here = np.stack([np.interp(at, known, column, left=np.nan, right=np.nan) for column in columns.T], axis=1)
+    mounted = (*camera_extrinsics[:2], optical_axis_yaw_rad(camera_extrinsics))
+    moved = [
+        Motion.between(tuple(before), tuple(after)).of_mounted(*mounted) if np.isfinite([before, after]).all() else None
+        for before, after in zip(here[:-1].tolist(), here[1:].tolist(), strict=True)
+    ]
+    return [None, *moved], f"odometry of {topic}"

@@ -1,0 +1,147 @@
+"""Fitting a calibration: regularised logistic regression, its threshold, and the scales of the covariances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from vgssl_core.errors import DataError
+from vgssl_core.localization.calibration import SETTINGS, Calibration, ReliabilityBin
+from vgssl_core.localization.config import LocalizerConfig
+from vgssl_core.localization.examples import Examples
+from vgssl_core.localization.features import FEATURES
+
+#: Fewer right, or fewer wrong or unknown, examples tell nothing.
+LEAST_EXAMPLES = 20
+_FOLDS, _BINS = 5, 10
+#: Nothing less probable is acted on, however well it did on few examples.
+_LOWEST_THRESHOLD = 0.9
+Floats = NDArray[np.float64]
+
+
+def fit_calibration(
+    examples: Examples,
+    model_id: str,
+    precision: str,
+    radius_m: float,
+    config: LocalizerConfig | None = None,
+    source: str = "",
+    unknown_weight: float = 0.3,
+    target_wrong: float = 0.01,
+    target_unknown: float = 0.01,
+) -> Calibration:
+    """Fit a calibration to examples of one model and precision.
+
+    Args:
+        examples: Queries with truth (`gather_examples`), those that follow each other in time side by side.
+        model_id: Of the network that made the descriptors.
+        precision: That it was computed in.
+        radius_m: Within it a position counts as right.
+        config: Settings of the localizer, those of the examples.
+        source: What the examples come from, for people.
+        unknown_weight: Weight of an example of an unknown place, against 1 of one in the map: with 0.3 a robot is taken
+            to be where its map does not reach for about a quarter of its frames.
+        target_wrong: Share of the accepted positions in the map that may be wrong; sets the threshold.
+        target_unknown: Share of the examples of unknown places that may be accepted; sets it too.
+
+    Raises:
+        DataError: Too few examples that are right, or too few that are not.
+    """
+    config = config or LocalizerConfig()
+    right, count = int(examples.is_right.sum()), len(examples)
+    if min(right, count - right) < LEAST_EXAMPLES:
+        raise DataError(
+            f"{right} of {count} examples are right: a calibration needs at least {LEAST_EXAMPLES} that are and "
+            f"{LEAST_EXAMPLES} that are not. Give more queries, or queries that the map covers."
+        )
+    whole = _fit(examples, unknown_weight)
+    unseen = _out_of_fold(examples, unknown_weight)
+    known, fixed = examples.is_known, examples.is_right
+    heading = examples.heading_misfit[fixed & np.isfinite(examples.heading_misfit)]
+    return replace(
+        whole,
+        model_id=model_id,
+        precision=precision,
+        radius_m=radius_m,
+        threshold=_threshold(unseen, examples, target_wrong, target_unknown),
+        settings={name: getattr(config, name) for name in SETTINGS},
+        position_scale=_scale(examples.position_misfit[fixed] / 2.0),
+        heading_scale=_scale(heading),
+        frames=int(known.sum()),
+        unknown_frames=int((~known).sum()),
+        reliability=reliability_of(unseen[known], examples.is_right[known]),
+        source=source,
+    )
+
+
+def reliability_of(probabilities: Floats, right: NDArray[np.bool_], bins: int = _BINS) -> tuple[ReliabilityBin, ...]:
+    """Reliability curve over bins of equal width of [0, 1]; empty ones are left out."""
+    place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    return tuple(
+        ReliabilityBin(
+            float(probabilities[place == n].mean()), float(right[place == n].mean()), int((place == n).sum())
+        )
+        for n in range(bins)
+        if (place == n).any()
+    )
+
+
+def _fit(examples: Examples, unknown_weight: float) -> Calibration:
+    """The logistic model alone: convex, so that there is one answer."""
+    features, right = examples.features, examples.is_right
+    centre, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+    standard = (features - centre) / scale
+    weights = np.where(examples.is_known, 1.0, unknown_weight)
+    # Targets short of 0 and 1 (Platt, "Probabilistic outputs for support vector machines", 1999).
+    hits, misses = weights[right].sum(), weights[~right].sum()
+    targets = np.where(right, (hits + 1.0) / (hits + 2.0), 1.0 / (misses + 2.0))
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        logit = parameters[0] + standard @ parameters[1:]
+        value = weights @ (np.logaddexp(0.0, logit) - targets * logit) + 0.5 * parameters[1:] @ parameters[1:]
+        slope = weights * (0.5 * (1.0 + np.tanh(0.5 * logit)) - targets)
+        return value, np.append(slope.sum(), standard.T @ slope + parameters[1:])
+
+    count = len(FEATURES)
+    bounds = [(None, None)] + [(0.0, None)] * count
+    # Not L-BFGS-B: for six parameters its BLAS threads wait for each other, 30 times longer than the work takes.
+    options = {"maxfun": 10_000}
+    found = minimize(loss, np.zeros(count + 1), jac=True, method="TNC", bounds=bounds, options=options).x
+    coefficients = found[1:] / scale
+    return replace(
+        Calibration.unscaled(0.0),
+        intercept=float(found[0] - coefficients @ centre),
+        coefficients=tuple(coefficients.tolist()),
+    )
+
+
+def _out_of_fold(examples: Examples, unknown_weight: float) -> Floats:
+    """(n,) probability of each example from a fit without it and its neighbours: folds are runs of queries."""
+    fold = examples.query * _FOLDS // (int(examples.query.max()) + 1)
+    unseen = np.zeros(len(examples))
+    for number in range(_FOLDS):
+        mine = fold == number
+        unseen[mine] = _fit(examples.subset(~mine), unknown_weight).probabilities(examples.features[mine])
+    return unseen
+
+
+def _threshold(probabilities: Floats, examples: Examples, target_wrong: float, target_unknown: float) -> float:
+    """The lowest threshold at which few enough accepted positions are wrong, in the map and outside it.
+
+    Of the accepted ones in the map the estimate is Jeffreys' (wrong + ½) / (count + 1), so that few are no proof. Where
+    that proves nothing the probability itself must promise it.
+    """
+    known, wrong = examples.is_known, ~examples.is_right
+    for threshold in np.arange(_LOWEST_THRESHOLD, 1.0 - target_wrong, 0.005):
+        accepted = probabilities >= threshold
+        rate = ((accepted & known & wrong).sum() + 0.5) / ((accepted & known).sum() + 1.0)
+        if rate <= target_wrong and accepted[~known].sum() <= target_unknown * (~known).sum():
+            return float(round(threshold, 3))
+    return 1.0 - target_wrong
+
+
+def _scale(misfit: Floats) -> float:
+    return float(np.clip(misfit.mean(), 0.01, 100.0)) if len(misfit) else 1.0
