@@ -42,6 +42,8 @@ def _ask(geomap: GeoMap) -> None:
     assert ((matches.indices >= 0) & (matches.indices < len(geomap))).all()
     assert np.isfinite(matches.distances).all()
     assert np.isfinite(geomap.positions_m[matches.indices][..., :2]).all()
+    near = geomap.search_near(queries, 5, *geomap.positions_m[0, :2], 50.0)
+    assert ((near.indices >= 0) & (near.indices < len(geomap))).all()
     geomap.to_wgs84(geomap.positions_m[matches.indices])
 
 

@@ -92,7 +92,9 @@ def worker() -> Iterator[Worker]:
 
 #: Kind of sound folder → what the worker does with it. Verification reads every index in a child process again, which
 #: takes a hundred times longer than all else.
-USE = {"map": "map", "fp16 map": "map", "bundle": "bundle", "hnsw": "indexed map", "ivf_pq": "indexed map"}
+USE = {"map": "map", "fp16 map": "map", "bundle": "bundle"} | dict.fromkeys(
+    ("hnsw", "ivf_pq", "outlined"), "indexed map"
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def repair(folder: Path, path: Path, manifest: str) -> None:
         files |= {f"segments/{segment['id']}/{file}": entry for file, entry in segment["files"].items()}
     index = content.get("index", {})
     files[index.get("file")] = index
+    if "outline" in index:
+        files[index["outline"]["file"]] = index["outline"]
     files[path.relative_to(folder).as_posix()].update(sha256=sha256(path), bytes=path.stat().st_size)
     write_sealed(folder / manifest, content)
 
@@ -142,6 +146,7 @@ TARGETS = {
     "half descriptors": Target("fp16 map", "segments/*/descriptors.npy", 9, 300),
     "index graph": Target("hnsw", "index-*.faiss", 4, 100),
     "index lists": Target("ivf_pq", "index-*.faiss", 4, 100),
+    "outlines": Target("outlined", "outline-*.npy", 27, 300),
     "bundle network": Target("bundle", "model.onnx", 6, 200),
     "bundle samples": Target("bundle", "samples/*", 24, 250),
 }
@@ -158,12 +163,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for kind in ("hnsw", "ivf_pq"):
             build(root / kind, 200, 16)
             reindex(root / kind, kind)
+        build(root / "outlined", 200, 128, near_axes=20)
+        reindex(root / "outlined", "hnsw")
     return {name: root / name for name in USE}
 
 
-def build(folder: Path, count: int, dimension: int, precision: str = "fp32") -> None:
+def build(folder: Path, count: int, dimension: int, precision: str = "fp32", near_axes: int | None = None) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((count, dimension)).astype(np.float32)
+    if near_axes is not None:
+        rows[:, near_axes:] *= 0.01
     places = MapPositions(
         50 + rng.uniform(0, 1e-3, count),
         14 + rng.uniform(0, 1e-3, count),

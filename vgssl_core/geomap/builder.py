@@ -232,14 +232,14 @@ def sweep(out: Path) -> None:
         manifest = read_manifest(out) if (out / MANIFEST).exists() else None
     except MapError:  # A damaged or foreign manifest may name anything: what it names is not ours to remove.
         return
-    kept = () if manifest is None else (manifest.index.get("file"), *(segment.name for segment in manifest.segments))
+    kept = set() if manifest is None else {*manifest.index_files, *(segment.name for segment in manifest.segments)}
     if _is_real_folder(out / SEGMENTS):
         sweep_unfinished(out / SEGMENTS, alone=True)
         for item in (out / SEGMENTS).iterdir():
             if SEGMENT_NAME.fullmatch(item.name) and item.name not in kept:
                 shutil.rmtree(item, ignore_errors=True)
     for item in out.iterdir():
-        if re.fullmatch(r"index-[0-9a-f]+\.faiss", item.name) and item.name not in kept:
+        if re.fullmatch(r"(index-[0-9a-f]+\.faiss|outline-[0-9a-f]+\.npy)", item.name) and item.name not in kept:
             item.unlink(missing_ok=True)
     if manifest is None:
         for folder in (out / SEGMENTS, out):

@@ -152,4 +152,5 @@ def rank(
     if some_missing:
         squares[candidates < 0] = np.inf
     nearest = np.argsort(squares, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(candidates, nearest, 1), np.sqrt(np.take_along_axis(squares, nearest, 1))
+    each = np.arange(len(queries))[:, None]  # Several times as fast as np.take_along_axis.
+    return candidates[each, nearest], np.sqrt(squares[each, nearest])

@@ -16,6 +16,7 @@ from vgssl_core.geomap.blocks import Blocks, StoredBlocks
 from vgssl_core.geomap.index.entry import parse_index
 from vgssl_core.geomap.index.search import IndexedSearch, open_search
 from vgssl_core.geomap.manifest import Manifest, still_there, with_manifest
+from vgssl_core.geomap.outline import Outline, open_outline
 from vgssl_core.geomap.positions import FARTHEST_M
 from vgssl_core.geomap.records import read_sources
 from vgssl_core.geomap.region import RegionSearch
@@ -89,6 +90,9 @@ class GeoMap(InMapFrame):
         self._blocks = blocks_type([descriptors for descriptors, _ in opened])
         self._search = open_search(path, self.index, self._blocks, verify)
         self.search_name = self._search.name
+        self._outline: Outline | None = None
+        if self.index is not None and self.index.outline is not None:
+            self._outline = open_outline(path, self.index.outline, self.index.count, self._blocks, verify)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -111,7 +115,7 @@ class GeoMap(InMapFrame):
 
     @functools.cached_property
     def _region(self) -> RegionSearch:
-        return RegionSearch(self._blocks, self.poses)
+        return RegionSearch(self._blocks, self.poses, outline=self._outline)
 
     def search(self, descriptors: NDArray[np.floating], k: int, exact: bool = False) -> Matches:
         """The k nearest images (all of them where the map has fewer) of each query.
@@ -186,9 +190,9 @@ class GeoMap(InMapFrame):
 
     @property
     def size_bytes(self) -> int:
-        """Size of the segments and of the index on disk."""
+        """Size of the segments, of the index and of the outlines on disk."""
         segments = sum(entry["bytes"] for segment in self.manifest.segments for entry in segment.files.values())
-        return segments + (0 if self.index is None else self.index.bytes)
+        return segments + (0 if self.index is None else self.index.all_bytes)
 
 
 def load_map(path: str | Path, verify: bool = False) -> GeoMap:

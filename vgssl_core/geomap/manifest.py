@@ -109,6 +109,11 @@ class Manifest:
         """Upper corner (x, y) of the box around all images."""
         return max(item.high_m[0] for item in self.segments), max(item.high_m[1] for item in self.segments)
 
+    @property
+    def index_files(self) -> set[str]:
+        """Names of the files in the map's folder that its index needs."""
+        return {entry["file"] for entry in (self.index, self.index.get("outline")) if entry and "file" in entry}
+
     def restricted_to(self, segments: Sequence[SegmentEntry]) -> Manifest:
         """The manifest of some of the segments only, which are searched exactly; it is never written."""
         return replace(self, segments=tuple(segments), index={"type": "exact"})

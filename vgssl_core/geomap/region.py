@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from vgssl_core.faiss_package import load_faiss
 from vgssl_core.geomap.blocks import Blocks
 from vgssl_core.geomap.exact import SPARE_CANDIDATES, rank
+from vgssl_core.geomap.outline import COLUMNS, Outline, slack
 from vgssl_core.geomap.positions import CELL_M
 
 #: Values of which the smallest is looked at first.
@@ -16,6 +17,9 @@ _STRETCH = 64
 _NEAREST_FIRST = 4
 #: Where the bound lets more pass than this many times the wanted ones, they are selected one by one.
 _MOST_PLACES = 8
+#: Where outlines leave more than so many, all descriptors are compared instead: reading single rows is slow.
+_MOST_CANDIDATES = 512
+_NO_OUTLINES = np.empty((0, COLUMNS), np.float32)
 #: More than the relative error of a few sums and products.
 _ROUNDING = 1e-13
 
@@ -68,9 +72,10 @@ def _joined(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[tuple[in
     """Ascending slices, of which those that touch each other become one."""
     if not len(begins):
         return []
-    cuts = begins[1:] != ends[:-1]
-    first, last = np.append(True, cuts), np.append(cuts, True)
-    return list(zip(begins[first].tolist(), ends[last].tolist(), strict=True))
+    # np.append would take several times as long.
+    apart = np.ones(len(begins) + 1, np.bool_)
+    np.not_equal(begins[1:], ends[:-1], out=apart[1:-1])
+    return list(zip(begins[apart[:-1]].tolist(), ends[apart[1:]].tolist(), strict=True))
 
 
 def _squares(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.complex128]:
@@ -80,18 +85,38 @@ def _squares(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.compl
     return squares
 
 
-class RegionSearch:
-    """Exact search among the images within a radius of a place."""
+class _Region:
+    """A circle, and the slices of rows among which its images are."""
 
-    def __init__(self, blocks: Blocks, poses: NDArray[np.void], use_faiss: bool | None = None) -> None:
+    def __init__(self, slices: list[tuple[int, int]], x_m: float, y_m: float, radius_m: float) -> None:
+        self.slices, self.x_m, self.y_m, self.radius_m = slices, x_m, y_m, radius_m
+        self._begins, ends = np.array(slices).T
+        self._starts = np.cumsum(ends - self._begins) - (ends - self._begins)
+
+    def rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of places in the slices, which are counted through."""
+        owners = np.searchsorted(self._starts, places, side="right") - 1
+        return self._begins[owners] + places - self._starts[owners]
+
+
+class RegionSearch:
+    """Exact search among the images within a radius of a place.
+
+    Where the map has outlines, the descriptors of only those images are read whose outlines are near enough.
+    """
+
+    def __init__(
+        self, blocks: Blocks, poses: NDArray[np.void], use_faiss: bool | None = None, outline: Outline | None = None
+    ) -> None:
         """Prepare the directory of squares.
 
         Args:
             blocks: The map's descriptors.
             poses: (N,) of ``POSE_DTYPE``.
             use_faiss: None takes FAISS where it is installed.
+            outline: Of the map's first images.
         """
-        self._blocks, self._poses = blocks, poses
+        self._blocks, self._poses, self._outline = blocks, poses, outline
         self._directory = CellDirectory(poses)
         self._faiss = None if use_faiss is False else load_faiss()
 
@@ -114,43 +139,74 @@ class RegionSearch:
         slices = self._directory.slices(x_m, y_m, radius_m)
         if not slices:
             return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        circle, wanted = (x_m, y_m, radius_m), k + SPARE_CANDIDATES
-        candidates = [self._nearest_inside(query, slices, circle, wanted)[None] for query in queries]
+        asked = _Region(slices, x_m, y_m, radius_m)
+        candidates = [self._candidates(query, asked, k)[None] for query in queries]
         ranked = [
             rank(self._blocks, queries[number : number + 1], rows, min(k, rows.shape[1]))
             for number, rows in enumerate(candidates)
         ]
         return np.concatenate([rows for rows, _ in ranked]), np.concatenate([distances for _, distances in ranked])
 
-    def _nearest_inside(
-        self, query: NDArray[np.float32], slices: list[tuple[int, int]], circle: tuple[float, float, float], wanted: int
-    ) -> NDArray[np.int64]:
-        """The ``wanted`` rows nearest to the query within the circle, or all that lie there, in any order."""
-        squares = self._compare_all(query, slices)
-        begins, ends = np.array(slices).T
-        starts = np.cumsum(ends - begins) - (ends - begins)
+    def _candidates(self, query: NDArray[np.float32], region: _Region, k: int) -> NDArray[np.int64]:
+        """Rows within the region among which the k nearest are, in any order."""
+        if self._outline is not None:
+            rows = self._near_outlines(self._outline, query, region, k)
+            if rows is not None:
+                return rows
+        return self._nearest_inside(self._compare_all(query, region.slices), region, k + SPARE_CANDIDATES)
+
+    def _near_outlines(
+        self, outlines: Outline, query: NDArray[np.float32], region: _Region, k: int
+    ) -> NDArray[np.int64] | None:
+        """Rows within the region among which the k nearest are; None where outlines exclude too little to help."""
+        outline = outlines.of(query[None])[0]
+        bounds = self._compare_all(query, region.slices, outline, outlines.rows)
+        rows = self._nearest_inside(bounds, region, k)
+        if len(rows) < k:
+            return None
+        # The k nearest are not farther than these k, whichever they are.
+        differences = self._blocks.take(rows) - query
+        farthest = np.einsum("nd,nd->n", differences, differences).max()
+        places = np.flatnonzero(bounds <= farthest + slack(outline))
+        if len(places) > _MOST_CANDIDATES:
+            return None
+        rows = region.rows(places)
+        rows = rows[self._is_inside(rows, region)]
+        return rows if len(rows) >= k else None  # Fewer only where outlines are not those of the descriptors.
+
+    def _nearest_inside(self, squares: NDArray[np.float32], region: _Region, wanted: int) -> NDArray[np.int64]:
+        """The ``wanted`` rows with the smallest values within the region, or all that lie there, in any order."""
         # Where each image lies is asked of the nearest ones first: most of them lie in the circle.
         for enough in (_NEAREST_FIRST * wanted, len(squares)):
             places = _smallest(squares, min(enough, len(squares)))
-            owners = np.searchsorted(starts, places, side="right") - 1
-            rows = begins[owners] + places - starts[owners]
-            inside = self._is_inside(rows, *circle)
+            rows = region.rows(places)
+            inside = self._is_inside(rows, region)
             if np.count_nonzero(inside) >= wanted:
                 break
         rows, values = rows[inside], squares[places[inside]]
         return rows if len(rows) <= wanted else rows[np.argpartition(values, wanted - 1)[:wanted]]
 
-    def _is_inside(self, rows: NDArray[np.int64], x_m: float, y_m: float, radius_m: float) -> NDArray[np.bool_]:
-        """(n,) whether rows lie within the radius of a place."""
-        x, y = self._poses["x"][rows] - x_m, self._poses["y"][rows] - y_m
-        return x * x + y * y <= radius_m**2
+    def _is_inside(self, rows: NDArray[np.int64], region: _Region) -> NDArray[np.bool_]:
+        """(n,) whether rows lie within the region."""
+        x, y = self._poses["x"][rows] - region.x_m, self._poses["y"][rows] - region.y_m
+        return x * x + y * y <= region.radius_m**2
 
-    def _compare_all(self, query: NDArray[np.float32], slices: list[tuple[int, int]]) -> NDArray[np.float32]:
-        """(n,) squared distances of a query to all rows of the slices."""
+    def _compare_all(
+        self,
+        query: NDArray[np.float32],
+        slices: list[tuple[int, int]],
+        outline: NDArray[np.float32] | None = None,
+        outlines: NDArray[np.float32] = _NO_OUTLINES,
+    ) -> NDArray[np.float32]:
+        """(n,) squared distances of a query to all rows of the slices, or of its outline to those of the first rows."""
         squares = np.empty(sum(end - begin for begin, end in slices), np.float32)
         at = 0
         for begin, end in slices:
-            for _, rows in self._blocks.parts(begin, end):
+            middle = min(max(begin, len(outlines)), end)
+            if begin < middle:
+                self._compare(outline, outlines[begin:middle], squares[at : at + middle - begin])
+            at += middle - begin
+            for _, rows in self._blocks.parts(middle, end) if middle < end else ():
                 self._compare(query, rows, squares[at : at + len(rows)])
                 at += len(rows)
         return squares

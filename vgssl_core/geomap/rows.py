@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,10 +72,21 @@ def save_rows(path: Path, rows: Rows, dtype: np.dtype, progress: Callable[[int],
     Raises:
         OSError: The disk is full or cannot be written to.
     """
-    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(int(length) for length in rows.shape)}
+    save_blocks(path, rows.shape, blocks(rows), dtype, progress)
+
+
+def save_blocks(
+    path: Path,
+    shape: tuple[int, ...],
+    parts: Iterable[NDArray],
+    dtype: np.dtype,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """`save_rows` of blocks that are made while they are written, together of the given shape."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": tuple(int(length) for length in shape)}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks(rows):
+        for block in parts:
             # Not ndarray.tofile: its error does not tell why.
             file.write(np.ascontiguousarray(block, dtype).data)
             if progress is not None:

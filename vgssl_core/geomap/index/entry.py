@@ -35,6 +35,20 @@ class IndexQuality:
 
 
 @dataclass(frozen=True)
+class OutlineEntry:
+    """The outlines of the images that an index covers, with which regions are searched.
+
+    Attributes:
+        file: Name of the file in the map's folder.
+        sha256, bytes: Of the file.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class IndexEntry:
     """An approximate index of a map.
 
@@ -47,6 +61,7 @@ class IndexEntry:
         parameters: Of the search, by name. Among ``refine_factor`` times as many candidates as are wanted the nearest
             are chosen by their exact distances.
         quality: Measured when it was built.
+        outline: Of the same images; None where they would not help.
     """
 
     kind: str
@@ -57,6 +72,12 @@ class IndexEntry:
     count: int
     parameters: Mapping[str, int]
     quality: IndexQuality
+    outline: OutlineEntry | None = None
+
+    @property
+    def all_bytes(self) -> int:
+        """Of its file and of the outlines."""
+        return self.bytes + (0 if self.outline is None else self.outline.bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """As the manifest holds it."""
@@ -69,6 +90,7 @@ class IndexEntry:
             "count": self.count,
             "parameters": dict(self.parameters),
             **asdict(self.quality),
+            **({} if self.outline is None else {"outline": asdict(self.outline)}),
         }
 
 
@@ -86,9 +108,8 @@ def parse_index(content: Any, segments: Sequence[tuple[str, int]]) -> IndexEntry
     if kind == "exact":
         return None
     _require(isinstance(kind, str) and kind in PARAMETERS, f"index type {str(kind)[:80]!r} is not known")
-    # The name becomes a path: nothing that could lead out of the folder.
-    _require(_matches(r"index-[0-9a-f]{8,64}\.faiss", content["file"]), "the index's file name is not allowed")
-    _require(_matches(r"[0-9a-f]{64}", content["sha256"]), "there is no sha256 of the index")
+    file, checksum, size = _file(content, r"index-[0-9a-f]{8,64}\.faiss")
+    outline = content.get("outline")
     covered = content["segments"]
     _require(isinstance(covered, list) and len(covered) > 0, "the index covers no segment")
     first = segments[: len(covered)]
@@ -99,9 +120,9 @@ def parse_index(content: Any, segments: Sequence[tuple[str, int]]) -> IndexEntry
     _require(set(content["parameters"]) == set(limits), f"the parameters of the index are not {', '.join(limits)}")
     return IndexEntry(
         kind=kind,
-        file=content["file"],
-        sha256=content["sha256"],
-        bytes=_integer(content["bytes"], _MOST_BYTES, "bytes"),
+        file=file,
+        sha256=checksum,
+        bytes=size,
         segments=tuple(covered),
         count=count,
         parameters={name: _integer(content["parameters"][name], most, name) for name, most in limits.items()},
@@ -110,7 +131,16 @@ def parse_index(content: Any, segments: Sequence[tuple[str, int]]) -> IndexEntry
             *(_number(content[name], _MOST_MS, name) for name in ("p50_ms", "p99_ms")),
             _number(content["bytes_per_image"], _MOST_BYTES, "bytes_per_image"),
         ),
+        outline=None if outline is None else OutlineEntry(*_file(outline, r"outline-[0-9a-f]{8,64}\.npy")),
     )
+
+
+def _file(content: Any, pattern: str) -> tuple[str, str, int]:
+    """Name, sha256 and bytes of a file."""
+    # The name becomes a path: nothing that could lead out of the folder.
+    _require(_matches(pattern, content["file"]), "the index's file name is not allowed")
+    _require(_matches(r"[0-9a-f]{64}", content["sha256"]), "there is no sha256 of the index")
+    return content["file"], content["sha256"], _integer(content["bytes"], _MOST_BYTES, "bytes")
 
 
 def _require(condition: bool, problem: str) -> None:

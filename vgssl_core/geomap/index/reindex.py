@@ -17,6 +17,7 @@ from vgssl_core.geomap.index.load import open_index, set_parameters
 from vgssl_core.geomap.index.measure import measure, recall, simulated_queries, true_distances
 from vgssl_core.geomap.index.search import IndexedSearch
 from vgssl_core.geomap.manifest import Manifest
+from vgssl_core.geomap.outline import write_outline
 from vgssl_core.geomap.segment import open_segment
 from vgssl_core.storage import atomic_file, sha256, sweep_unfinished
 
@@ -60,7 +61,8 @@ def reindex(path: str | Path, kind: str = "auto", memory_mb: float | None = None
 def _build(folder: Path, manifest: Manifest, kind: str, seed: int) -> IndexEntry:
     opened = [open_segment(folder, segment, manifest.dimension, manifest.precision) for segment in manifest.segments]
     blocks = StoredBlocks([descriptors for descriptors, _ in opened])
-    name = f"index-{uuid.uuid4().hex[:12]}.faiss"
+    unique = uuid.uuid4().hex[:12]
+    name = f"index-{unique}.faiss"
     with atomic_file(folder / name) as aside:
         parameters = write_index(blocks, kind, aside, seed)
         entry = IndexEntry(
@@ -73,7 +75,8 @@ def _build(folder: Path, manifest: Manifest, kind: str, seed: int) -> IndexEntry
             parameters=parameters,
             quality=_UNMEASURED,
         )
-        return _tuned(aside, entry, blocks, seed)
+        entry = _tuned(aside, entry, blocks, seed)
+        return replace(entry, outline=write_outline(blocks, folder / f"outline-{unique}.npy", seed))
 
 
 def _tuned(path: Path, entry: IndexEntry, blocks: Blocks, seed: int) -> IndexEntry:
