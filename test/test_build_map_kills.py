@@ -123,7 +123,9 @@ def check_left(out: Path, old: str | None) -> None:
         assert len(geomap) in (IMAGES, 6)
         assert geomap.search(geomap.descriptors(slice(0, 1)), 1).indices[0, 0] == 0
     elif out.exists():
-        with pytest.raises(MapError, match="its build was interrupted"):
+        # A build that was killed the moment that it had made the folder left an empty one, which may be anybody's.
+        begun = (out / "segments").is_dir()
+        with pytest.raises(MapError, match="its build was interrupted" if begun else "it has no map.yaml"):
             load_map(out)
 
 
