@@ -1,6 +1,6 @@
 """Outlines: a few numbers of each descriptor that bound every distance from below, so that a search may skip the rest.
 
-Descriptors of trained networks lie near few axes. An outline holds the coordinates along 63 of these and the length of
+Descriptors of trained networks lie near few axes. An outline holds the coordinates along 47 of these and the length of
 all that is left. Of two descriptors q and x with coordinates a, b and lengths r, s
 
     |q - x|^2 = |a - b|^2 + |rest of q - rest of x|^2 >= |a - b|^2 + (r - s)^2,
@@ -26,7 +26,7 @@ from vgssl_core.storage import atomic_file, sha256
 from vgssl_core.verified import require_inside, require_unaltered
 
 #: Numbers of an outline.
-COLUMNS = 64
+COLUMNS = 48
 #: Outlines of shorter descriptors would save little.
 _LEAST_DIMENSION = 2 * COLUMNS
 #: Of the variance that the axes must hold: with less, the bounds exclude too few images.
@@ -44,15 +44,15 @@ class Outline:
     """Outlines of a map's first N images.
 
     Attributes:
-        rows: (N, 64) float32.
+        rows: (N, 48) float32.
     """
 
     def __init__(self, turn: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
         """Take what a file holds.
 
         Args:
-            turn: (D, 64): the mean, and 63 axes that are orthonormal but for rounding, which is undone here.
-            rows: (N, 64) float32.
+            turn: (D, 48): the mean, and 47 axes that are orthonormal but for rounding, which is undone here.
+            rows: (N, 48) float32.
         """
         self._mean = turn[:, 0].astype(np.float64)
         axes, triangle = np.linalg.qr(turn[:, 1:].astype(np.float64))
@@ -64,7 +64,7 @@ class Outline:
         return len(self.rows)
 
     def of(self, descriptors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(n, 64) float32 outlines of (n, D) descriptors."""
+        """(n, 48) float32 outlines of (n, D) descriptors."""
         centred = descriptors - self._mean
         along = centred @ self._axes
         rest = np.einsum("nd,nd->n", centred, centred) - np.einsum("nd,nd->n", along, along)
@@ -81,7 +81,7 @@ def write_outline(blocks: Blocks, path: Path, seed: int = 0) -> OutlineEntry | N
 
     Args:
         blocks: The descriptors.
-        path: File to write: a ``.npy`` of (D + N, 64) float32, whose first D rows hold the mean and the axes.
+        path: File to write: a ``.npy`` of (D + N, 48) float32, whose first D rows hold the mean and the axes.
         seed: Of the sample from which the axes come.
 
     Returns:
@@ -107,7 +107,7 @@ def write_outline(blocks: Blocks, path: Path, seed: int = 0) -> OutlineEntry | N
 
 
 def _principal_axes(centred: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """(D, 63) orthonormal axes that hold about as much of the variance as any, by subspace iteration."""
+    """(D, 47) orthonormal axes that hold about as much of the variance as any, by subspace iteration."""
     axes = rng.standard_normal((centred.shape[1], COLUMNS - 1), np.float32)
     for _ in range(_STEPS):
         axes = np.linalg.qr(centred.T @ (centred @ axes))[0]

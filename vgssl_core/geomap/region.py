@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -200,25 +202,32 @@ class RegionSearch:
     ) -> NDArray[np.float32]:
         """(n,) squared distances of a query to all rows of the slices, or of its outline to those of the first rows."""
         squares = np.empty(sum(end - begin for begin, end in slices), np.float32)
+        compare = self._comparison(query)
+        compare_outlines = compare if outline is None else self._comparison(outline)
         at = 0
         for begin, end in slices:
             middle = min(max(begin, len(outlines)), end)
             if begin < middle:
-                self._compare(outline, outlines[begin:middle], squares[at : at + middle - begin])
+                compare_outlines(outlines[begin:middle], squares[at : at + middle - begin])
             at += middle - begin
             for _, rows in self._blocks.parts(middle, end) if middle < end else ():
-                self._compare(query, rows, squares[at : at + len(rows)])
+                compare(rows, squares[at : at + len(rows)])
                 at += len(rows)
         return squares
 
-    def _compare(self, query: NDArray[np.float32], rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        if self._faiss is None:
+    def _comparison(self, query: NDArray[np.float32]) -> Callable[[NDArray[np.float32], NDArray[np.float32]], None]:
+        """What writes the squared distances of (n, D) rows to a query into an (n,) array."""
+        if self._faiss is not None:
+            pointer, compare = self._faiss.swig_ptr, self._faiss.fvec_L2sqr_ny
+            asked, length = pointer(query), len(query)
+            return lambda rows, out: compare(pointer(out), asked, pointer(rows), length, len(rows))
+
+        def in_numpy(rows: NDArray[np.float32], out: NDArray[np.float32]) -> None:
             np.einsum("nd,nd->n", rows, rows, out=out)
             out -= 2.0 * np.einsum("d,nd->n", query, rows)
             out += query @ query
-        else:
-            pointer = self._faiss.swig_ptr
-            self._faiss.fvec_L2sqr_ny(pointer(out), pointer(query), pointer(rows), len(query), len(rows))
+
+        return in_numpy
 
 
 def _smallest(values: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
