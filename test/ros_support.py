@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,13 @@ class Program:
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
         self.process.send_signal(number)
 
+    def interrupt_until_it_ends(self, number: signal.Signals = signal.SIGINT) -> None:
+        """As a terminal, a launch and an impatient user do it together."""
+        while self.process.poll() is None:
+            self.interrupt(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.005)
+
     def end(self) -> int:
         """Wait for the end of the process and of its output."""
         status = self.process.wait(TIMEOUT_S)
@@ -172,7 +179,7 @@ class Ros:
         return received
 
 
-@contextmanager
+@contextlib.contextmanager
 def ros_node(name: str = "test") -> Iterator[Ros]:
     """A node on the domain of the test run."""
     os.environ.update(environment())

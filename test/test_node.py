@@ -137,8 +137,7 @@ def test_an_early_interrupt_is_a_clean_end_too_and_so_are_many(
 ):
     with ros_support.localizer(given) as node:
         node.wait_for(moment)
-        while node.process.poll() is None:
-            node.interrupt(number)
+        node.interrupt_until_it_ends(number)
         assert_clean(node)
 
 

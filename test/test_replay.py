@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import math
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,11 +189,22 @@ def test_a_bag_without_images_cannot_be_recorded_against(shared_data: Path, tmp_
     assert "holds no images" in program.output and not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_replay_ends_without_a_traceback(ros: Ros, drive: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_replay_that_is_interrupted_again_and_again_ends_once_and_quietly(
+    ros: Ros, drive: Path, number: signal.Signals
+):
     clocks = ros.collect(Clock, "/clock")
     with replay("--bag", drive, "--rate", 0.01, "--wait_s", 0) as program:
         ros.wait(lambda: clocks, "the clock")
-        os.kill(program.process.pid, signal.SIGINT)
-        assert program.end() == 130
-    assert "Traceback" not in program.output and "stopped" in program.output
-    assert math.isfinite(stamp_ns(clocks[0].clock))
+        program.interrupt_until_it_ends(number)
+        assert program.end() == 130, program.output
+    assert program.lines[-1] == "stopped" and program.output.count("stopped") == 1
+    assert "Traceback" not in program.output and "Exception ignored" not in program.output
+
+
+def test_a_replay_is_interrupted_while_it_waits_too(drive: Path, tmp_path: Path):
+    with replay("--bag", drive, "--record", tmp_path / "out", "--wait_s", 1000, "--localizer", "/nobody") as program:
+        program.wait_for("Waiting")
+        program.interrupt()
+        assert program.end() == 130, program.output
+    assert "Traceback" not in program.output and not (tmp_path / "out").exists()

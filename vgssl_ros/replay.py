@@ -6,18 +6,22 @@ import dataclasses
 import importlib
 import itertools
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
@@ -166,20 +170,45 @@ def replay(config: ReplayConfig) -> None:
             topics.pop("/clock", None)
         if missing := sorted(set(config.topics or ()) - set(bag.topics)):
             raise DataError(f"{config.bag} has no topic {', '.join(missing)}; it has {', '.join(sorted(bag.topics))}.")
-        rclpy.init(args=[])
-        try:
-            _replay(config, bag, topics, image_topic)
-        except ExternalShutdownException:
-            raise KeyboardInterrupt from None
-        finally:
-            rclpy.try_shutdown()
+        with _interrupted() as interrupted:
+            rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+            try:
+                _replay(config, bag, topics, image_topic, interrupted)
+            finally:
+                rclpy.shutdown()
 
 
-def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_topic: str | None) -> None:
+@contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """Set by a SIGINT or SIGTERM, which do nothing else from now on.
+
+    A terminal and `ros2 launch` both pass a Ctrl-C on: Python's own reaction to the second one would be an exception in
+    the middle of the clean-up, and what ends as a signal says while the interpreter ends would be an ugly end too.
+    """
+    event = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _replay(
+    config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_topic: str | None, interrupted: threading.Event
+) -> None:
     node = rclpy.create_node("replay")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    player = Player(node, lambda seconds: executor.spin_once(timeout_sec=seconds), config.rate, config.clock)
+
+    def spin(seconds: float) -> None:
+        executor.spin_once(timeout_sec=seconds)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+    player = Player(node, spin, config.rate, config.clock)
     player.advertise(topics)
     recorder = None if config.record is None else AnswerRecorder(node, config.localizer)
     awaited = list(topics) if image_topic is None else [image_topic]
@@ -187,7 +216,8 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
     def is_ready() -> bool:
         return player.has_subscriber(awaited) and (recorder is None or recorder.is_ready)
 
-    if not _wait(executor, is_ready, config.wait_s):
+    _log.info("Waiting for a subscriber of %s.", " or ".join(awaited))
+    if not _wait(spin, is_ready, config.wait_s):
         silence = f"Nothing subscribes to {' or '.join(awaited)} within {config.wait_s:g} s"
         if recorder is not None:
             remedy = "start the localizer first, check its image topic, transport and name, and ROS_DOMAIN_ID"
@@ -200,7 +230,7 @@ def _replay(config: ReplayConfig, bag: BagReader, topics: dict[str, str], image_
 
     _play(player, bag, list(topics), config, before_publish)
     if recorder is not None and config.record is not None:
-        _wait(executor, lambda: recorder.is_complete, config.settle_s)
+        _wait(spin, lambda: recorder.is_complete, config.settle_s)
         recorder.write(config.record)
         print(recorder.summary().line())
     node.destroy_node()
@@ -256,13 +286,13 @@ def _window(bag: BagReader, topics: Sequence[str], begin_ns: int, end_ns: int) -
     yield from bag.messages(topics, begin_ns, end_ns + 1)
 
 
-def _wait(executor: SingleThreadedExecutor, condition: Callable[[], bool], timeout_s: float) -> bool:
+def _wait(spin: Callable[[float], None], condition: Callable[[], bool], timeout_s: float) -> bool:
     """Let ROS work until a condition holds, at most so long; whether it holds."""
     end_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= end_s:
             return False
-        executor.spin_once(timeout_sec=_POLL_S)
+        spin(_POLL_S)
     return True
 
 
