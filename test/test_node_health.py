@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from vgssl_ros.health import SILENCE_S, Figures, Situation, Statistics, judge
 from vgssl_ros.surroundings import why_unheard
 
 TOPIC = "/camera/image_raw"
+ROOT = Path(__file__).resolve().parent.parent
 RELIABLE = QoSProfile(depth=1)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -143,3 +146,27 @@ def test_why_publishers_cannot_be_heard(publishers: list[Any], told: str):
     assert reason.startswith(told) and bool(reason) == bool(told)
     other: Any = SimpleNamespace(topic_name="/other", msg_type=CompressedImage, qos_profile=RELIABLE)
     assert why_unheard(node, other) == ""
+
+
+def test_the_document_tells_every_figure_and_every_cause(well: Figures):
+    text = (ROOT / "docs" / "deploy.md").read_text().split("## Diagnostics")[1]
+    figures = {*judge(well, "active", TOPIC, 1).values, "matched"}
+    assert {key for key in figures if f"`{key}`" not in text} == set()
+    large, lost = Situation(loses_large_images=True), replace(well, loss=0.4)
+    causes = {
+        "no publisher on TOPIC": summary(well, publishers=0),
+        "a publisher on TOPIC but no frame for N s": summary(replace(well, silent_s=9.0, silent_topic=TOPIC)),
+        "the camera stands still, or its best-effort images are larger than": summary(replace(well, silent_s=9), large),
+        "N % of the images of TOPIC get lost on their way": summary(lost),
+        "too slow for the camera": summary(replace(well, is_overrun=True)),
+        "simulated time without /clock": summary(well, Situation(lacks_clock=True)),
+        "the image in work does not end": judge(well, "stopping", TOPIC, 1).summary,
+        "answers N images per second": judge(well, "active", TOPIC, 1).summary,
+        "the default calibration is in use": judge(
+            well, "active", TOPIC, 1, Situation(is_default_calibration=True)
+        ).summary,
+    }
+    for documented, told in causes.items():
+        assert documented in text, documented
+        words = documented.replace("TOPIC", TOPIC).replace("N ", r"[\d.]+ ")
+        assert re.search(words, told), told

@@ -31,9 +31,8 @@ from vgssl_ros import parameters, parameters_document
 from vgssl_ros.base_pose import BasePose, CameraMount
 from vgssl_ros.cameras import Camera, cameras_of
 from vgssl_ros.map_info import map_info
-from vgssl_ros.markers import markers
-from vgssl_ros.match_view import Match, side_by_side
-from vgssl_ros.messages import planar_pose
+from vgssl_ros.match_picture import Match, side_by_side
+from vgssl_ros.messages import markers, planar_pose
 from vgssl_ros.odometry import OdometryInput
 from vgssl_ros.prior import Prior, PriorSettings
 from vgssl_ros.tracking import Tracker
@@ -257,8 +256,8 @@ def test_pictures_come_from_files_and_bags_and_their_loss_is_shown(tmp_path: Pat
     assert [image is None for image in shown] == [False, True, False, True, True]
     for image, number in ((shown[0], 7), (shown[2], 2)):
         assert np.abs(image.astype(int) - picture(number)).mean() < 4
-    drawn = side_by_side(Match(picture(7), pictures, 0, Header(), "P 0.9 accepted", True))
-    gone = side_by_side(Match(picture(7), pictures, 1, Header(), "", False))
+    drawn = side_by_side(Match(picture(7), pictures, 0, "P 0.9 accepted", True))
+    gone = side_by_side(Match(picture(7), pictures, 1, "", False))
     assert drawn.shape == gone.shape == (262, 640, 3) and (gone[-200:, 330:] == 96).all()
 
 

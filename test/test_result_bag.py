@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import ros_support
 from hypothesis import given
 from hypothesis import strategies as st
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import PointCloud2
 from tiny import DATUM, picture
 
 from vgssl_core.bags import BagReader, BagWriter
@@ -22,8 +25,9 @@ from vgssl_core.bags.records import NAV_SAT_FIX
 from vgssl_core.evaluation.bag_drive import answer_frames, frames_with_truth
 from vgssl_core.extrinsics import IN_ORIGIN
 from vgssl_core.localization import Hypothesis, LocalizerConfig, open_localizer
-from vgssl_ros import evaluate_bag, markers, messages, result_bag
+from vgssl_ros import answer_fields, evaluate_bag, messages
 from vgssl_ros.base_pose import BasePose, CameraMount, DefaultAltitude
+from vgssl_ros.health import Statistics, judge
 from vgssl_ros.result_bag import write_result_bag
 
 STAMP_NS = 1_700_000_000_123_456_789
@@ -63,25 +67,25 @@ def test_every_message_is_byte_for_byte_the_nodes(places: list, local: bool, is_
         (
             messages.pose_array(poses, head),
             "geometry_msgs/msg/PoseArray",
-            {**mine, "poses": [result_bag.pose_fields(item) for item in poses]},
+            {**mine, "poses": [answer_fields.pose_fields(item) for item in poses]},
         ),
         (
             messages.hypotheses_cloud(poses, head, not local),
             "sensor_msgs/msg/PointCloud2",
-            {**mine, **result_bag.cloud_fields(poses, not local)},
+            {**mine, **answer_fields.cloud_fields(poses, not local)},
         ),
         (
-            markers.markers(poses, accepted, head),
+            messages.markers(poses, accepted, head),
             "visualization_msgs/msg/MarkerArray",
-            result_bag.marker_fields(poses, accepted, mine["header"]),
+            answer_fields.marker_fields(poses, accepted, mine["header"]),
         ),
     ]
     for item in poses:
-        fields = {**mine, **result_bag.pose_with_covariance_fields(item)}
+        fields = {**mine, **answer_fields.pose_with_covariance_fields(item)}
         pairs.append((messages.pose_with_covariance(item, head), "geometry_msgs/msg/PoseWithCovarianceStamped", fields))
         fix = messages.nav_sat_fix(item, head)
         if fix is not None:
-            pairs.append((fix, NAV_SAT_FIX, {**mine, **result_bag.fix_fields(item)}))
+            pairs.append((fix, NAV_SAT_FIX, {**mine, **answer_fields.fix_fields(item)}))
     for published, kind, fields in pairs:
         # Read and written once more, because the padding between fields may hold anything.
         read = typestore().deserialize_cdr(serialize_message(published), kind)
@@ -128,6 +132,8 @@ def test_a_result_bag_holds_every_output_with_its_schema(tmp_path: Path, drive: 
         "/localizer/hypotheses": "geometry_msgs/msg/PoseArray",
         "/localizer/hypotheses_cloud": "sensor_msgs/msg/PointCloud2",
         "/localizer/markers": "visualization_msgs/msg/MarkerArray",
+        "/localizer/match_image/compressed": "sensor_msgs/msg/CompressedImage",
+        "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
         "/ground_truth/odom": "nav_msgs/msg/Odometry",
         "/ground_truth/fix": "sensor_msgs/msg/NavSatFix",
         "/camera/image_raw/compressed": "sensor_msgs/msg/CompressedImage",
@@ -139,21 +145,53 @@ def test_a_result_bag_holds_every_output_with_its_schema(tmp_path: Path, drive: 
             # The nested types stand in the schema too, so that no reader has to know them.
             assert ("MSG: std_msgs/Header" in item.msgdef.data) == (item.msgtype != "std_msgs/msg/String")
     with BagReader(path) as bag, BagReader(drive) as played:
-        assert bag.counts == {topic: 1 if topic == "/localizer/map_info" else COUNT for topic in kinds}
+        # 1.1 seconds.
+        assert bag.counts == {**dict.fromkeys(kinds, COUNT), "/localizer/map_info": 1, "/diagnostics": 2}
         stamps = [frame.stamp_ns for frame in played.frames()]
-        for topic in kinds.keys() - {"/localizer/map_info", "/localizer/markers"}:
+        for topic in kinds.keys() - {"/localizer/map_info", "/localizer/markers", "/diagnostics"}:
             assert [item.stamp_ns for item in bag.messages([topic])] == stamps, topic
         assert [item.cdr for item in bag.messages(["/camera/image_raw/compressed"])] == [
             item.cdr for item in played.messages(["/camera/image_raw/compressed"])
         ]
         truth, fixes = list(bag.odometry()), list(bag.fixes("/localizer/fix"))
         (info,) = bag.messages(["/localizer/map_info"])
+        shown = next(bag.frames("/localizer/match_image/compressed")).image()
+        told = [typestore().deserialize_cdr(item.cdr, item.type).status[0] for item in bag.messages(["/diagnostics"])]
     found = [DATUM.to_enu(fix.latitude_deg, fix.longitude_deg, fix.altitude_m)[0] for fix in fixes]
     assert found == pytest.approx([30.0 * number for number in range(COUNT)], abs=0.1)
     steps = np.diff([item.position_m[0] for item in truth])
     assert steps == pytest.approx(30.0, abs=0.01) and truth[0].yaw_rad == pytest.approx(0.0, abs=0.01)
     assert truth[0].frame_id == "map" and truth[0].child_frame_id == "base_link"
     assert json.loads(typestore().deserialize_cdr(info.cdr, info.type).data)["count"] == COUNT
+    for half in np.hsplit(shown[-240:], 2):
+        assert np.abs(half.astype(int) - cv2.resize(picture(0), (320, 240), interpolation=cv2.INTER_AREA)).mean() < 12
+    values = [{item.key: item.value for item in status.values} for status in told]
+    assert [item["processed"] for item in values] == ["11", "12"] and values[0]["rate_hz"] == "11.00"
+    assert all(item["acceptance"] == "1.00" and float(item["latency_p50_ms"]) > 0 for item in values)
+    assert {(status.name, status.level) for status in told} == {("localizer", 0)}
+    assert "default calibration" in told[0].message and values[0].keys() == status_keys()
+
+
+def status_keys() -> set[str]:
+    """The figures of a running node."""
+    return {*judge(Statistics().read(), "active", "", 1).values, "matched"}
+
+
+def test_nothing_in_a_result_is_surer_than_the_floors(tmp_path: Path, drive: Path, built_map: Path):
+    localizer = open_localizer(built_map, config=LocalizerConfig(position_floor_m=40.0, heading_floor_deg=30.0))
+    frames = frames_with_truth(drive, localizer.geomap)
+    answers = answer_frames(localizer, frames)
+    # The filter over time knows nothing of them, and has become very sure.
+    sure = [
+        replace(estimate, hypotheses=tuple(replace(item, covariance=np.eye(4) * 1e-6) for item in estimate.hypotheses))
+        for estimate in answers.estimates
+    ]
+    write_result_bag(tmp_path / "result", localizer, frames, replace(answers, estimates=sure), True, False)
+    with BagReader(tmp_path / "result") as bag:
+        clouds = [deserialize_message(item.cdr, PointCloud2) for item in bag.messages(["/localizer/hypotheses_cloud"])]
+    rows = np.concatenate([messages.read_cloud(cloud) for cloud in clouds])
+    assert len(rows) >= COUNT
+    assert rows["sigma"].min() >= 40.0 and rows["sigma_yaw"].min() >= np.float32(math.radians(30.0))
 
 
 def test_what_is_not_accepted_has_hypotheses_and_no_pose(tmp_path: Path, drive: Path, built_map: Path):

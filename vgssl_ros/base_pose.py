@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.geodesy import LocalFrame
-from vgssl_core.localization import Hypothesis
+from vgssl_core.localization import Hypothesis, Localizer
 from vgssl_core.localization.odometry_track import PlanarPose
 
 #: Standard deviation of roll and pitch, which are taken as 0.
@@ -146,6 +146,13 @@ class CameraMount:
         if not math.isfinite(camera_yaw_rad):
             return None
         return (camera_yaw_rad - self._axis_yaw_rad + math.pi) % (2 * math.pi) - math.pi
+
+
+def told_pose(localizer: Localizer, mount: CameraMount, hypothesis: Hypothesis, default: DefaultAltitude) -> BasePose:
+    """What is published of a localizer's hypothesis: the base's pose, never surer than the floors allow."""
+    pose = mount.base_pose(hypothesis, localizer.geomap.datum, default)
+    # The filter over time may become surer than a map can be.
+    return pose.floored(localizer.config.position_floor_m, math.radians(localizer.config.heading_floor_deg))
 
 
 def _default_up_m(camera_m: NDArray[np.float64], datum: LocalFrame | None, altitude_m: float) -> float:

@@ -45,7 +45,7 @@ class EvaluateBagConfig:
             build-map and in the node, x y z in metres, roll pitch yaw in radians.
         filter: The bag result holds what the node says that follows the robot over time; false writes what each image
             tells by itself.
-        images: Copy the images into the bag result too.
+        images: Copy the images into the bag result too, and draw each beside its match.
         backend: Engine that runs the bundle.
         precision: What the engine computes in: auto, fp32, fp16, bf16 or int8.
         threads: Threads of the engine; all cores where it is not given.

@@ -10,25 +10,32 @@ import array
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Quaternion
+from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus, PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2, PointField
 from sensor_msgs.msg import Image as RosImage
 from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
 
 from vgssl_core import imaging
 from vgssl_core.errors import DataError
 from vgssl_core.localization.odometry_track import PlanarPose
-from vgssl_ros.base_pose import LEVEL_SIGMA_RAD, BasePose
+from vgssl_ros import answer_fields
+from vgssl_ros.base_pose import BasePose
 
-#: Columns of ``~/hypotheses_cloud``: ten float32, then three float64 that so lie on multiples of eight bytes.
-CLOUD_FLOATS = ("x", "y", "z", "yaw", "score", "sigma", "rank", "sigma_yaw", "probability", "support")
-CLOUD_DOUBLES = ("lat", "lon", "alt")
+#: Lists of messages by their names in the messages that are filled here.
+_ELEMENTS = {
+    "poses": Pose,
+    "fields": PointField,
+    "markers": Marker,
+    "status": DiagnosticStatus,
+    "values": KeyValue,
+}
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -78,75 +85,44 @@ def _with_cv_bridge(message: RosImage, source: str) -> imaging.Image:
         ) from problem
 
 
+def filled(message: Any, fields: Mapping[str, Any]) -> Any:
+    """A message with these values, which are nested as those of `vgssl_core.bags.message` are."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            filled(getattr(message, name), value)
+        elif isinstance(value, list):
+            setattr(message, name, [filled(_ELEMENTS[name](), item) for item in value])
+        elif isinstance(value, np.ndarray):
+            # For bytes, ROS copies nothing but an array of this kind quickly.
+            setattr(message, name, array.array("B", value.tobytes()) if value.dtype == np.uint8 else value.reshape(-1))
+        else:
+            setattr(message, name, value)
+    return message
+
+
 def pose_with_covariance(pose: BasePose, header: Header) -> PoseWithCovarianceStamped:
     """The best hypothesis as a pose; the covariance is diagonal over x, y, z, roll, pitch, yaw."""
-    message = PoseWithCovarianceStamped(header=header)
-    message.pose.pose = to_pose(pose)
-    sigmas = [*pose.sigma_m, LEVEL_SIGMA_RAD, LEVEL_SIGMA_RAD, pose.yaw_sigma_rad]
-    message.pose.covariance = np.diag(np.square(sigmas)).reshape(-1)
-    return message
+    return filled(PoseWithCovarianceStamped(header=header), answer_fields.pose_with_covariance_fields(pose))
 
 
 def nav_sat_fix(pose: BasePose, header: Header) -> NavSatFix | None:
     """The best hypothesis as a position on Earth; None for a local map, which has none."""
-    if pose.latitude_deg is None:
-        return None
-    message = NavSatFix(header=header)
-    message.status.status = NavSatStatus.STATUS_FIX
-    # No satellite system gave this position.
-    message.status.service = 0
-    message.latitude, message.longitude, message.altitude = pose.latitude_deg, pose.longitude_deg, pose.altitude_m
-    message.position_covariance = np.diag(np.square(pose.sigma_m)).reshape(-1)
-    message.position_covariance_type = NavSatFix.COVARIANCE_TYPE_DIAGONAL_KNOWN
-    return message
+    return None if pose.latitude_deg is None else filled(NavSatFix(header=header), answer_fields.fix_fields(pose))
 
 
 def pose_array(poses: Sequence[BasePose], header: Header) -> PoseArray:
     """All hypotheses, best first."""
-    return PoseArray(header=header, poses=[to_pose(pose) for pose in poses])
+    return filled(PoseArray(header=header), {"poses": [*map(answer_fields.pose_fields, poses)]})
 
 
 def hypotheses_cloud(poses: Sequence[BasePose], header: Header, georeferenced: bool) -> PointCloud2:
-    """All hypotheses with everything that is known about them, best first.
-
-    Fields: float32 ``x y z yaw score sigma rank sigma_yaw probability support`` and, on a georeferenced map, float64
-    ``lat lon alt``. ``sigma`` is the standard deviation along the worst horizontal direction in metres; an unknown
-    ``yaw`` is 0 with a ``sigma_yaw`` above 1.8; ``support`` is the number of matches.
-    """
-    columns = [(name, "<f4") for name in CLOUD_FLOATS]
-    columns += [(name, "<f8") for name in CLOUD_DOUBLES] if georeferenced else []
-    rows = np.zeros(len(poses), np.dtype(columns))
-    for row, pose in zip(rows, poses, strict=True):
-        row["x"], row["y"], row["z"] = pose.position_m
-        row["yaw"], row["sigma_yaw"] = pose.yaw_rad, pose.yaw_sigma_rad
-        row["score"], row["sigma"], row["rank"] = pose.score, pose.horizontal_sigma_m, pose.rank
-        row["probability"], row["support"] = pose.probability, pose.support
-        if georeferenced:
-            row["lat"], row["lon"], row["alt"] = pose.latitude_deg, pose.longitude_deg, pose.altitude_m
-    kinds = {"<f4": PointField.FLOAT32, "<f8": PointField.FLOAT64}
-    data = array.array("B")
-    data.frombytes(rows.tobytes())
-    return PointCloud2(
-        header=header,
-        height=1,
-        width=len(poses),
-        fields=[
-            PointField(name=name, offset=rows.dtype.fields[name][1], datatype=kinds[kind], count=1)
-            for name, kind in columns
-        ],
-        is_bigendian=False,
-        point_step=rows.dtype.itemsize,
-        row_step=rows.dtype.itemsize * len(poses),
-        data=data,
-        is_dense=True,
-    )
+    """All hypotheses with everything that is known about them: `answer_fields.cloud_fields`."""
+    return filled(PointCloud2(header=header), answer_fields.cloud_fields(poses, georeferenced))
 
 
-def compressed_image(image: imaging.Image, header: Header) -> CompressedImage:
-    """An RGB image as JPEG."""
-    data = array.array("B")
-    data.frombytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
-    return CompressedImage(header=header, format="jpeg", data=data)
+def markers(poses: Sequence[BasePose], accepted: BasePose | None, header: Header) -> MarkerArray:
+    """Hypotheses as RViz and Foxglove show them: `answer_fields.marker_fields`."""
+    return filled(MarkerArray(), answer_fields.marker_fields(poses, accepted, header))
 
 
 def planar_pose(pose: Pose) -> PlanarPose:
@@ -176,19 +152,5 @@ def diagnostics(
     name: str, hardware_id: str, level: bytes, summary: str, values: Mapping[str, str], stamp: Time
 ) -> DiagnosticArray:
     """One status with its figures."""
-    status = DiagnosticStatus(
-        name=name,
-        hardware_id=hardware_id,
-        level=level,
-        message=summary,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
-    )
-    return DiagnosticArray(header=Header(stamp=stamp), status=[status])
-
-
-def to_pose(pose: BasePose) -> Pose:
-    """A hypothesis as a level pose."""
-    message = Pose()
-    message.position.x, message.position.y, message.position.z = map(float, pose.position_m)
-    message.orientation = Quaternion(z=math.sin(pose.yaw_rad / 2), w=math.cos(pose.yaw_rad / 2))
-    return message
+    fields = answer_fields.status_fields(name, hardware_id, level, summary, values)
+    return filled(DiagnosticArray(header=Header(stamp=stamp)), fields)

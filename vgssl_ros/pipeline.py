@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CompressedImage
@@ -20,12 +18,12 @@ from vgssl_core.geomap.pictures import MapPictures
 from vgssl_core.imaging import Image
 from vgssl_core.localization import Hypothesis, Localization, Localizer
 from vgssl_ros import messages
-from vgssl_ros.base_pose import BasePose, DefaultAltitude
+from vgssl_ros.base_pose import BasePose, DefaultAltitude, told_pose
 from vgssl_ros.cameras import Camera
 from vgssl_ros.health import Statistics
 from vgssl_ros.latest_slot import LatestSlot
-from vgssl_ros.markers import markers
-from vgssl_ros.match_view import Match, MatchView
+from vgssl_ros.match_picture import Match, caption, nearest_match
+from vgssl_ros.match_view import MatchView
 from vgssl_ros.odometry import OdometryInput
 from vgssl_ros.prior import Prior
 from vgssl_ros.publishers import Publishers
@@ -162,7 +160,9 @@ class Pipeline:
             self.odometry.correct(stamp, fix)
         outcome = Outcome(stamp, camera.topic, fix or next(iter(poses), None), fix is not None, state)
         if hypotheses and len(localization.indices) and self.publishers.match_image.get_subscription_count():
-            view.show(self._match(localization, accepted or hypotheses[0], image, arrival.message.header, outcome))
+            best = accepted or hypotheses[0]
+            index, text = nearest_match(self.localizer, localization, best), caption(best, outcome.is_accepted, state)
+            view.show(Match(image, self.pictures, index, text, outcome.is_accepted), arrival.message.header)
         return outcome
 
     def _publish_poses(self, poses: list[BasePose], fix: BasePose | None, image_header: Header) -> None:
@@ -171,7 +171,7 @@ class Pipeline:
         self.publishers.hypotheses.publish(messages.pose_array(poses, header))
         self.publishers.cloud.publish(messages.hypotheses_cloud(poses, header, is_georeferenced))
         if self.publishers.markers.get_subscription_count():
-            self.publishers.markers.publish(markers(poses, fix, header))
+            self.publishers.markers.publish(messages.markers(poses, fix, header))
         if fix is None:
             return
         self.publishers.pose.publish(messages.pose_with_covariance(fix, header))
@@ -180,19 +180,4 @@ class Pipeline:
             self.publishers.fix.publish(position)
 
     def _base_pose(self, hypothesis: Hypothesis, camera: Camera) -> BasePose:
-        pose = camera.mount.base_pose(hypothesis, self.localizer.geomap.datum, self.default_altitude())
-        config = self.localizer.config
-        # The filter may become surer than a map can be.
-        return pose.floored(config.position_floor_m, math.radians(config.heading_floor_deg))
-
-    def _match(
-        self, localization: Localization, best: Hypothesis, image: Image, header: Header, outcome: Outcome
-    ) -> Match:
-        """The nearest match that lies where the best hypothesis is, or else the nearest of all."""
-        positions = self.localizer.geomap.positions_m[localization.indices][:, :2]
-        distances = np.hypot(*(positions - best.position_m[:2]).T)
-        near = np.flatnonzero(distances <= self.localizer.config.cluster_radius_m)
-        number = int(near[0]) if len(near) else 0
-        word = "accepted" if outcome.is_accepted else "not accepted"
-        text = f"P {best.probability:.2f} {word} {outcome.state}".rstrip()
-        return Match(image, self.pictures, int(localization.indices[number]), header, text, outcome.is_accepted)
+        return told_pose(self.localizer, camera.mount, hypothesis, self.default_altitude())
