@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,18 @@ def _told(program: Program, name: str) -> dict[str, Any]:
     program.wait_for(f"TOLD {name} ")
     (line,) = [line for line in program.lines if f"TOLD {name} " in line]
     return json.loads(line.split(f"TOLD {name} ")[1])
+
+
+def test_a_program_that_is_interrupted_while_it_is_imported_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "slow_program.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    code = "from training import vgssl\nvgssl.PROGRAMS['slow'] = ('slow_program', '')\nvgssl.main(['slow'])\n"
+    (tmp_path / "slow_command.py").write_text(code)
+    environment = ros_support.environment()
+    search = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    with Program(["slow_command"], {**environment, "PYTHONPATH": search}) as program:
+        program.wait_for("importing")
+        program.interrupt()
+        assert program.end() == -signal.SIGINT and program.lines == ["importing"]
 
 
 @needs_launch

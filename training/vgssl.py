@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
-
-from vgssl_core.command_line import choose, guarded
+from collections.abc import Callable, Iterator, Sequence
 
 #: Program: module and one line of help. A module has ``main(arguments) -> exit status``.
 PROGRAMS = {
@@ -27,10 +27,27 @@ PROGRAMS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Call the program that the first argument names."""
+    with _ended_by_interrupt():
+        from vgssl_core.command_line import choose, guarded
     description = "Where am I on Earth? Visual geo-localization with self-supervised descriptors."
     helps = {name: help_line for name, (_, help_line) in PROGRAMS.items()}
     name, rest = choose("vgssl", description, "program", helps, arguments)
-    return guarded(lambda: importlib.import_module(PROGRAMS[name][0]).main(rest))
+    return guarded(lambda: _program(name)(rest))
+
+
+def _program(name: str) -> Callable[[Sequence[str]], int]:
+    with _ended_by_interrupt():
+        return importlib.import_module(PROGRAMS[name][0]).main
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt() -> Iterator[None]:
+    """A Ctrl-C ends the process at once and quietly: nothing has begun, and an import that it breaks is a traceback."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":
