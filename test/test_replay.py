@@ -24,8 +24,11 @@ from vgssl_core.evaluation.bag_drive import answer_frames, frames_with_truth
 from vgssl_core.localization import open_localizer
 from vgssl_ros.base_pose import CameraMount, DefaultAltitude
 from vgssl_ros.messages import stamp_ns
+from vgssl_ros.replay import main as replay_program
 
 COUNT = 30
+#: Of them, as many as take part where each is waited for.
+PART = 15
 MOUNT = [0.5, 0.2, 1.0, 0.0, 0.1, 0.3]
 
 
@@ -57,26 +60,29 @@ def test_every_frame_is_answered_in_order_and_as_the_offline_localizer_answers(
         "bundle_path": tiny_bundle,
         "image_topic": IMAGE_TOPIC,
         "image_transport": "compressed",
+        "image_qos": "reliable",
         "camera_extrinsics": MOUNT,
         "use_sim_time": True,
     }
     with ros_support.localizer(parameters) as node:
-        with replay("--bag", drive, "--record", tmp_path / "out", "--rate", 0.5) as program:
+        # Slow enough that no frame replaces another, on a busy machine too.
+        part = ["--duration_s", 0.1 * PART - 0.05, "--rate", 0.25, "--wait_s", 60, "--settle_s", 60]
+        with replay("--bag", drive, "--record", tmp_path / "out", *part) as program:
             assert program.end() == 0, program.output
-            assert f"published {COUNT} frames, answered {COUNT} (100.0 %), out of order 0" in program.output
+            assert f"published {PART} frames, answered {PART} (100.0 %), out of order 0" in program.output
         node.interrupt()
         assert node.end() == 0 and "Traceback" not in node.output
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["frames_answered"] == COUNT
+    assert summary["frames_answered"] == PART
     assert summary["unknown_stamps"] == summary["out_of_order"] == summary["duplicates"] == 0
-    assert summary["localizer"]["processed"] == str(COUNT) and summary["localizer"]["overwritten"] == "0"
+    assert summary["localizer"]["processed"] == str(PART) and summary["localizer"]["overwritten"] == "0"
     with open(tmp_path / "out" / "answers.csv", newline="") as file:
         answers = list(csv.DictReader(file))
     localizer, mount = open_localizer(built_map, tiny_bundle), CameraMount(MOUNT)
     frames = frames_with_truth(drive, localizer.geomap)
-    assert [int(answer["stamp_ns"]) for answer in answers] == frames.stamp_ns.tolist()
+    assert [int(answer["stamp_ns"]) for answer in answers] == frames.stamp_ns[:PART].tolist()
     # The same localizer and the same filter over time.
-    for estimate, answer in zip(answer_frames(localizer, frames).estimates, answers, strict=True):
+    for estimate, answer in zip(answer_frames(localizer, frames).estimates[:PART], answers, strict=True):
         offline = mount.base_pose(estimate.hypotheses[0], localizer.geomap.datum, DefaultAltitude(0.0, 10.0))
         values = {name: float(value) for name, value in answer.items()}
         assert [values["x_m"], values["y_m"], values["z_m"]] == pytest.approx(offline.position_m, abs=1e-9)
@@ -136,7 +142,10 @@ def test_a_looping_bag_jumps_back_in_time_and_the_localizer_goes_on(
     assert "No answer" not in node.output
 
 
-def test_what_is_said_once_is_not_skipped_and_the_clock_is_published_only_where_it_is_wanted(ros: Ros, tmp_path: Path):
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_is_said_once_is_not_skipped_and_the_clock_is_published_only_where_it_is_wanted(
+    ros: Ros, tmp_path: Path, wanted: bool
+):
     with BagWriter(tmp_path / "bag") as bag:
         for second in range(4):
             bag.message("/robot_description", "std_msgs/msg/String", second * 10**9, {"data": f"robot {second}"})
@@ -144,16 +153,14 @@ def test_what_is_said_once_is_not_skipped_and_the_clock_is_published_only_where_
             bag.fix("/gps/fix", second * 10**9, "gps", 50.0, 14.0, 0.0)
     latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     texts, clocks = ros.collect(String, "/robot_description", latched), ros.collect(Clock, "/clock")
-    for wanted in (True, False):
-        texts.clear()
-        clocks.clear()
-        arguments = ["--bag", tmp_path / "bag", "--start_s", 1.5, "--rate", 4, "--clock", json.dumps(wanted)]
-        with replay(*arguments) as program:
-            ros.wait(lambda: program.process.poll() is not None, "the end of the replay")
-            assert program.end() == 0, program.output
-        assert [text.data for text in texts] == ["robot 0", "robot 1", "robot 2", "robot 3"][-len(texts) :]
-        assert len(texts) == 4
-        assert {clock.clock.sec < 1000 for clock in clocks} == {wanted}
+    arguments = ["--bag", tmp_path / "bag", "--start_s", 1.5, "--rate", 4, "--loop", "--clock", json.dumps(wanted)]
+    with replay(*arguments) as program:
+        ros.wait(lambda: clocks and len({text.data for text in texts}) == 4, "all texts, and the clock")
+        program.interrupt()
+        assert program.end() == 130, program.output
+    # What was said before the start comes first.
+    assert [text.data for text in texts[:2]] == ["robot 0", "robot 1"]
+    assert {clock.clock.sec < 1000 for clock in clocks} == {wanted}
 
 
 def test_without_a_localizer_recording_is_an_error_and_leaves_nothing(tmp_path: Path, drive: Path):
@@ -172,21 +179,28 @@ def test_without_a_localizer_recording_is_an_error_and_leaves_nothing(tmp_path: 
         (["--topics", "[/nothing]"], "has no topic /nothing"),
         (["--image_topic", "/gps/fix"], "has no image topic /gps/fix"),
         (["--duration_s", "-1"], "--duration_s is -1.0"),
-        (["--start_s", "100", "--wait_s", "0"], "no message of the chosen topics in that part: it lasts 2.9 s"),
         (["--loop", "--record", "out"], "--record ends with the bag and --loop never does"),
         (["--record", "README.md"], "--record README.md: README.md is not a folder"),
     ],
 )
-def test_wrong_settings_are_named(drive: Path, arguments: list[str], message: str):
-    with replay("--bag", drive, *arguments) as program:
-        assert program.end() == 1
-    assert message in program.output and "Traceback" not in program.output
+def test_wrong_settings_are_named(drive: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert replay_program(["--bag", str(drive), *arguments]) == 1
+    assert message in capsys.readouterr().err
 
 
-def test_a_bag_without_images_cannot_be_recorded_against(shared_data: Path, tmp_path: Path):
-    with replay("--bag", shared_data / "bags" / "philly_gps", "--record", tmp_path / "out") as program:
+def test_a_part_that_holds_nothing_is_named(drive: Path):
+    with replay("--bag", drive, "--start_s", 100, "--wait_s", 0) as program:
         assert program.end() == 1
-    assert "holds no images" in program.output and not (tmp_path / "out").exists()
+    assert "no message of the chosen topics in that part: it lasts 2.9 s" in program.output
+    assert "Traceback" not in program.output
+
+
+def test_a_bag_without_images_cannot_be_recorded_against(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bag = shared_data / "bags" / "philly_gps"
+    assert replay_program(["--bag", str(bag), "--record", str(tmp_path / "out")]) == 1
+    assert "holds no images" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
