@@ -171,8 +171,8 @@ class Ros:
     def call(self, kind: Any, name: str, request: Any, meanwhile: Callable[[], Any] = lambda: None) -> Any:
         """Call a service and wait for its answer, doing something meanwhile.
 
-        On a busy machine the answer to a call that comes the moment a service appears gets lost now and then (seen a
-        few times, most likely before the new node had discovered the client); then it is called again.
+        Fast DDS gives up an answer after 100 ms where the server has not discovered the client's reader by then, which
+        happens on a busy machine the moment a node appears (ros2/rmw_fastrtps, issue 842); then it is called again.
         """
         client = self.node.create_client(kind, name)
         self.wait(client.service_is_ready, f"service {name}")

@@ -7,13 +7,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from queue import SimpleQueue
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from vgssl_ros.stopping import run_until_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,13 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it was told to stop, 1 when it could not start.
     """
-    # As in `vgssl_ros.localizer_node`, and before the imports for the same reason: a signal only asks to stop.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    stop: SimpleQueue[int] = SimpleQueue()
-    threading.Thread(target=lambda: stop.put(signal.sigwait(_SIGNALS)), name="signals", daemon=True).start()
-    from vgssl_ros.amcl_pose import run
-
-    return run(arguments, stop)
+    return run_until_told("vgssl_ros.amcl_pose", arguments)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from queue import SimpleQueue
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from vgssl_ros.stopping import run_until_told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,15 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 after SIGINT or SIGTERM; 1 when the parameters are wrong or the configuration fails at the start.
     """
-    # Before the long imports, so that every thread inherits the mask. A signal only asks to stop: Python's own reaction
-    # is an exception wherever the program happens to be, ROS's own takes the ground from under whatever call comes
-    # next, and both give signals back to the system while they end, so that a second Ctrl-C would kill the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    stop: SimpleQueue[int] = SimpleQueue()
-    threading.Thread(target=lambda: stop.put(signal.sigwait(_SIGNALS)), name="signals", daemon=True).start()
-    from vgssl_ros.program import run
-
-    return run(arguments, stop)
+    return run_until_told("vgssl_ros.program", arguments)
 
 
 if __name__ == "__main__":
