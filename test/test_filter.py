@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,46 @@ def test_images_that_are_all_doubtful_are_followed_and_give_no_fix() -> None:
         drive(again, truth, simulate_odometry(truth, np.zeros(200)))
         estimate = again.update(200 * 10**8, seen(hypothesis(*sure_at, 0.95), hypothesis(*truth[-1], 0.04)))
         assert (estimate.accepted is not None) == is_fix
+
+
+def test_an_image_that_would_be_accepted_elsewhere_takes_a_fix_back() -> None:
+    truth = along(100.0, 200)
+    followed = street_filter()
+    drive(followed, truth, simulate_odometry(truth, np.zeros(200)), sure_every=10)
+    here, elsewhere = hypothesis(*truth[-1], 0.5), hypothesis(1500, 0, 0.95)
+    assert followed.update(20 * SECOND_NS, seen(here)).accepted is not None
+    assert followed.update(20 * SECOND_NS + 1, seen(elsewhere)).accepted is None
+    assert followed.update(20 * SECOND_NS + 2, seen(here)).accepted is None
+    assert followed.update(20 * SECOND_NS + 3, seen(hypothesis(*truth[-1], 0.95))).accepted is not None
+
+
+def test_while_nothing_is_vouched_for_an_image_that_would_be_accepted_comes_first() -> None:
+    truth = along(100.0, 40)
+    followed = street_filter()
+    believed = drive(followed, truth, simulate_odometry(truth, np.zeros(40)), probability=0.3)[-1].hypotheses[0]
+    estimate = followed.update(4 * SECOND_NS, seen(hypothesis(1500, 0, 0.95)), Motion(0.1, 0.0, 0.0))
+    check(estimate)
+    assert estimate.accepted is None and estimate.state is not State.LOCALIZED
+    assert [round(item.position_m[0]) for item in estimate.hypotheses[:2]] == [
+        1500,
+        pytest.approx(believed.position_m[0], abs=5),
+    ]
+    assert estimate.hypotheses[0].probability == pytest.approx(0.95)
+    assert sum(item.probability for item in estimate.hypotheses[:2]) <= 1.0
+
+
+def test_a_start_from_standing_is_followed_though_each_image_names_neighbours_too() -> None:
+    # An image shows clusters along the street, of which the robot leaves one after the other: each is as right as the
+    # others while it lies within the radius, but the nearest has most of the matches.
+    seconds = np.arange(100) / 5
+    truth = np.stack([300 + np.where(seconds < 6, 0.7 * seconds**2, 8.4 * (seconds - 3)), np.zeros(100)], axis=1)
+    clusters_m, followed, estimates = np.arange(0.0, 1000.0, 17.0), street_filter(), []
+    for number, x_m in enumerate(truth[:, 0]):
+        near = clusters_m[np.abs(clusters_m - x_m) < 25]
+        score = np.exp(-np.abs(near - x_m) / 5)
+        places = [replace(hypothesis(x, 0, 0.9), score=part) for x, part in zip(near, score / score.sum(), strict=True)]
+        estimates.append(followed.update(number * SECOND_NS // 5, seen(*places)))
+    assert (errors_m(estimates, truth) < 25).all()
 
 
 def test_a_map_without_headings_is_followed_by_odometry_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,11 @@ from vgssl_core.localization.filter_config import FilterConfig
 from vgssl_core.localization.filter_coverage import Coverage
 from vgssl_core.localization.filter_mixture import (
     STATES,
+    VX,
+    VY,
     YAW,
     Mixture,
+    Y,
     bounded,
     log_sum,
     probability_in_circle,
@@ -195,7 +199,7 @@ def test_odometry_is_never_believed_beyond_the_floor() -> None:
 
 
 def test_the_first_image_is_believed_as_its_calibration_says() -> None:
-    sighting = Sighting.of([hypothesis(10, 0, 0.6), hypothesis(500, 0, 0.2)], 0.1)
+    sighting = Sighting.of([hypothesis(10, 0, 0.6), hypothesis(500, 0, 0.2)], 0.1, 25.0)
     assert sighting is not None
     after = updated(Mixture.lost(), sighting, np.zeros(0, bool), 1.0, 1e4, CONFIG)
     assert total(after) == pytest.approx(1.0)
@@ -206,7 +210,7 @@ def test_the_first_image_is_believed_as_its_calibration_says() -> None:
 def test_a_component_pulled_by_one_sure_place_is_a_kalman_update() -> None:
     mixture = mixture_of(1, 5, spread_m=1.0)
     place = hypothesis(*(mixture.mean[0, :2] + (0.5, -0.3)), 0.99, yaw_rad=math.nan)
-    sighting = Sighting.of([place], 0.1)
+    sighting = Sighting.of([place], 0.1, 25.0)
     assert sighting is not None
     after = updated(mixture, sighting, np.ones(1, bool), 1.0, 1e12, CONFIG).only(np.array([0]))
     gain = mixture.covariance[0][:, :2] @ np.linalg.inv(mixture.covariance[0, :2, :2] + 9.0 * np.eye(2))
@@ -216,13 +220,36 @@ def test_a_component_pulled_by_one_sure_place_is_a_kalman_update() -> None:
 
 
 def test_a_street_looks_alike_up_and_down() -> None:
-    sighting = Sighting.of([hypothesis(10, 0, 0.6, yaw_rad=3.0)], 0.2)
+    sighting = Sighting.of([hypothesis(10, 0, 0.6, yaw_rad=3.0)], 0.2, 25.0)
     assert sighting is not None
     np.testing.assert_allclose(sighting.share, (0.8, 0.2))
     np.testing.assert_allclose(sighting.yaw_rad, (3.0, 3.0 - math.pi))
-    unknown = Sighting.of([hypothesis(10, 0, 0.6, yaw_rad=math.nan)], 0.2)
+    unknown = Sighting.of([hypothesis(10, 0, 0.6, yaw_rad=math.nan)], 0.2, 25.0)
     assert unknown is not None and len(unknown.share) == 1
-    assert Sighting.of([hypothesis(10, 0, 0.0)], 0.2) is None
+    assert Sighting.of([hypothesis(10, 0, 0.0)], 0.2, 25.0) is None
+
+
+def test_hypotheses_that_cover_each_other_share_what_they_promise() -> None:
+    # Two neighbours within the radius are right together: they are no more than one place with 0.9.
+    near, beside, far = hypothesis(0, 0, 0.9), hypothesis(15, 0, 0.9), hypothesis(500, 0, 0.08)
+    seen_together = [replace(near, score=0.6), replace(beside, score=0.2), replace(far, score=0.2)]
+    sighting = Sighting.of(seen_together, 0.1, 25.0)
+    assert sighting is not None and sighting.probability == pytest.approx(0.98)
+    parts = (sighting.share.reshape(2, 3).sum(axis=0)) * sighting.probability
+    np.testing.assert_allclose(parts, (0.9 * 0.75, 0.9 * 0.25, 0.08))
+
+
+def test_a_heading_that_is_seen_after_a_corner_turns_the_velocity_too() -> None:
+    mean = np.zeros((1, STATES))
+    mean[0, VX] = 8.0
+    covariance = np.diag([1.0, 1.0, 0.01, 0.25, 0.25, 1.0])[None]
+    after = predicted(Mixture(np.zeros(1), mean, covariance, -20.0).normalised(), 4.0, None, CONFIG)
+    angle, noise = math.radians(60), 0.01
+    gain = after.covariance[0, :, YAW] / (after.covariance[0, YAW, YAW] + noise)
+    turned = after.mean[0] + gain * angle
+    assert math.atan2(turned[VY], turned[VX]) == pytest.approx(angle, abs=0.3)
+    assert turned[Y] > after.mean[0, Y] + 5
+    assert np.linalg.eigvalsh(after.covariance).min() > 0
 
 
 def test_coverage_knows_places_and_headings() -> None:

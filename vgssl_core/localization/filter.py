@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ class TemporalFilter:
         motion = self._believable(motion, dt_s)
         way_m = self._belief.move(dt_s, motion)
         seen = () if localization is None else localization.hypotheses
-        sighting = Sighting.of(seen, self.config.reversed_share)
+        sighting = Sighting.of(seen, self.config.reversed_share, self.radius_m)
         if sighting is not None:
             self._belief.look(sighting)
         self._belief.tidy()
@@ -164,8 +165,11 @@ class TemporalFilter:
         best = next(iter(hypotheses), None)
         continues = self._continues(best, way_m)
         state = self._states.update(0.0 if best is None else best.probability, continues)
-        self._vouched = (self._vouched and continues and state is not State.LOST) or self._vouches(localization, best)
+        sure = [item for item in seen if item.probability >= self.threshold]
+        self._vouched = self._is_vouched_for(sure, best, continues and state is not State.LOST)
         self._best = best
+        if sure and not self._vouched and state is not State.LOCALIZED:
+            return Estimate(stamp_ns, state, self._told_first(sure[0], hypotheses), None)
         accept = best is not None and self._vouched and state is State.LOCALIZED and best.probability >= self.threshold
         return Estimate(stamp_ns, state, hypotheses, best if accept else None)
 
@@ -194,18 +198,33 @@ class TemporalFilter:
         moved = float(np.linalg.norm((best.position_m - self._best.position_m)[:2]))
         return moved <= self.radius_m + way_m
 
-    def _vouches(self, localization: Localization | None, best: Hypothesis | None) -> bool:
-        """Whether an image by itself would be accepted where the best hypothesis is.
+    def _is_vouched_for(self, sure: Sequence[Hypothesis], best: Hypothesis | None, lasts: bool) -> bool:
+        """Whether an image by itself would be accepted where the best hypothesis is, or was lately.
 
         Doubtful images of a place that the map does not know may agree with each other for long: the same wrong
-        matches again and again. They make a candidate, and no fix.
+        matches again and again. They make a candidate, and no fix. An image that would be accepted somewhere else
+        takes back what others vouched for.
+
+        Args:
+            sure: What the last image would have accepted by itself.
+            best: The best hypothesis.
+            lasts: Whether what was vouched for before still is.
         """
-        if localization is None or best is None:
-            return False
-        return any(
-            item.probability >= self.threshold and math.dist(item.position_m[:2], best.position_m[:2]) <= self.radius_m
-            for item in localization.hypotheses
-        )
+        return any(self._is_near(item, best) for item in sure) if sure else self._vouched and lasts
+
+    def _is_near(self, one: Hypothesis, other: Hypothesis | None) -> bool:
+        return other is not None and math.dist(one.position_m[:2], other.position_m[:2]) <= self.radius_m
+
+    def _told_first(self, sure: Hypothesis, believed: Sequence[Hypothesis]) -> tuple[Hypothesis, ...]:
+        """What an image would be accepted for by itself, before a belief that no such image vouches for."""
+        doubt = 1.0 - sure.probability
+        others = [item for item in believed if not self._is_near(item, sure)]
+        told = [
+            replace(sure, score=sure.probability),
+            *(replace(item, score=item.score * doubt, probability=item.probability * doubt) for item in others),
+        ]
+        told.sort(key=lambda item: -item.probability)
+        return tuple(replace(item, rank=rank) for rank, item in enumerate(told[: self.config.max_hypotheses]))
 
     def _hypotheses(self, seen: tuple[Hypothesis, ...]) -> tuple[Hypothesis, ...]:
         mixture = self._belief.mixture

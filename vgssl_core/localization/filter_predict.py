@@ -51,27 +51,34 @@ def travelled_m(mixture: Mixture, dt_s: float, motion: Motion | None, config: Fi
 
 
 def _coasted(mixture: Mixture, dt_s: float, config: FilterConfig) -> Mixture:
-    """Without odometry: the velocity goes on and is forgotten, the heading wanders."""
+    """Without odometry: the velocity goes on and is forgotten, heading and velocity turn together."""
     transition, noise = np.eye(STATES), np.zeros((STATES, STATES))
     step, added = VelocityPrior(config.speed_mps, config.speed_memory_s).step(dt_s)
     for axes in ([X, VX], [Y, VY]):
         transition[np.ix_(axes, axes)], noise[np.ix_(axes, axes)] = step, added
-    noise[YAW, YAW] = math.radians(config.turn_deg) ** 2 * dt_s
     noise[Z, Z] = _CLIMB**2 * config.speed_mps * dt_s
     covariance = transition @ mixture.covariance @ transition.T + noise + _turning(mixture, dt_s, config)
     return Mixture(mixture.log_weight, mixture.mean @ transition.T, covariance, mixture.log_lost)
 
 
 def _turning(mixture: Mixture, dt_s: float, config: FilterConfig) -> np.ndarray:
-    """(M, 6, 6) noise of velocities that turn, at the rate of headings: vehicles turn faster than they brake."""
-    dt_s = min(dt_s, config.speed_memory_s)
-    across = mixture.mean[:, [VY, VX]] * (-1.0, 1.0)
-    rate = math.radians(config.turn_deg) ** 2 * across[:, :, None] * across[:, None]
-    noise = np.zeros((len(mixture), STATES, STATES))
-    noise[:, VX : VY + 1, VX : VY + 1] = rate * dt_s
-    noise[:, X : Y + 1, VX : VY + 1] = noise[:, VX : VY + 1, X : Y + 1] = rate * dt_s**2 / 2
-    noise[:, X : Y + 1, X : Y + 1] = rate * dt_s**3 / 3
-    return noise
+    """(M, 6, 6) noise of robots that turn: the heading wanders and takes velocity and way with it.
+
+    Vehicles turn faster than they brake, and a camera that is mounted on one turns as it does, whichever way it looks:
+    a match that tells the heading after a corner tells where the robot goes.
+    """
+    bounded_s = min(dt_s, config.speed_memory_s)
+    turned = np.zeros((len(mixture), STATES))
+    turned[:, YAW] = 1.0
+    turned[:, VX], turned[:, VY] = -mixture.mean[:, VY], mixture.mean[:, VX]
+    moved = np.zeros((len(mixture), STATES))
+    moved[:, X], moved[:, Y] = turned[:, VX], turned[:, VY]
+    cross = turned[:, :, None] * moved[:, None]
+    noise = turned[:, :, None] * turned[:, None] * bounded_s
+    noise += (cross + np.swapaxes(cross, 1, 2)) * (bounded_s**2 / 2)
+    noise += moved[:, :, None] * moved[:, None] * (bounded_s**3 / 3)
+    noise[:, YAW, YAW] = dt_s
+    return math.radians(config.turn_deg) ** 2 * noise
 
 
 def _driven(mixture: Mixture, dt_s: float, motion: Motion, config: FilterConfig) -> Mixture:

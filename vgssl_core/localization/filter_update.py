@@ -46,16 +46,24 @@ class Sighting:
     z_noise: Floats
 
     @classmethod
-    def of(cls, hypotheses: Sequence[Hypothesis], reversed_share: float) -> Sighting | None:
+    def of(cls, hypotheses: Sequence[Hypothesis], reversed_share: float, radius_m: float) -> Sighting | None:
         """The places of a localizer's hypotheses; None where none is possible, as for a black image.
+
+        Hypotheses that lie within each other's radius may all be right at once, but the robot is at one place: what
+        each of them says is divided among those that it covers, by the weight of their matches.
 
         Args:
             hypotheses: Of one image.
             reversed_share: Of the probability of each: that the place is right and the heading the opposite one.
+            radius_m: Within which of the truth a hypothesis counts as right.
         """
-        places = [(item, item.probability, item.yaw_rad) for item in hypotheses if item.probability > 1e-9]
-        if not places:
+        possible = [item for item in hypotheses if item.probability > 1e-9]
+        if not possible:
             return None
+        places = [
+            (item, item.probability * part, item.yaw_rad)
+            for item, part in zip(possible, _parts(possible, radius_m), strict=True)
+        ]
         # A street looks alike up and down: such a place counts twice.
         places = [(item, p * (1 - reversed_share * math.isfinite(yaw)), yaw) for item, p, yaw in places] + [
             (item, p * reversed_share, yaw + math.pi) for item, p, yaw in places if math.isfinite(yaw)
@@ -72,6 +80,14 @@ class Sighting:
             np.array([item.position_m[2] for item, *_ in places], np.float64),
             covariance[:, 2, 2],
         )
+
+
+def _parts(hypotheses: Sequence[Hypothesis], radius_m: float) -> Floats:
+    """(J,) of what lies within the radius of each hypothesis, its own part by the weight of the matches."""
+    position_m = np.stack([item.position_m[:2] for item in hypotheses])
+    score = np.maximum([item.score for item in hypotheses], 1e-9)
+    covers = np.linalg.norm(position_m[:, None] - position_m, axis=2) <= radius_m
+    return score / (covers @ score)
 
 
 def updated(
