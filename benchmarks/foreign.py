@@ -31,6 +31,7 @@ from vgssl_core.evaluation.filtered_drive import filtered_drive, recorded_motion
 from vgssl_core.evaluation.intervals import Share, clopper_pearson
 from vgssl_core.evaluation.metrics import METRICS_FILE
 from vgssl_core.evaluation.reliability import reliability
+from vgssl_core.evaluation.trust import Trust
 from vgssl_core.imaging import Image
 from vgssl_core.inference import load_bundle
 from vgssl_core.localization import Localizer, open_localizer
@@ -153,14 +154,15 @@ def together(shares: Iterable[Share]) -> Share:
     return clopper_pearson(sum(share.count for share in listed), sum(share.total for share in listed))
 
 
-def error_of(drives: Sequence[Drive]) -> tuple[str, str]:
-    """Expected calibration error of single frames and of the filter, over the frames of all drives."""
-    right = np.concatenate([drive.trust.right for drive in drives])
-    single = reliability(np.concatenate([drive.probability for drive in drives]), right)
-    followed = [drive for drive in drives if drive.filtered is not None]
-    right = np.concatenate([drive.filtered_error_m <= drive.rule.radius_m for drive in followed])
-    filtered = reliability(np.concatenate([d.filtered.probability for d in followed if d.filtered]), right)
-    return f"{single.expected_error:.3f}", f"{filtered.expected_error:.3f}"
+def error_of(trusts: Sequence[Trust]) -> str:
+    """Expected calibration error over the frames of all drives."""
+    probability, right = (np.concatenate([getattr(one, name) for one in trusts]) for name in ("probability", "right"))
+    return f"{reliability(probability, right).expected_error:.3f}"
+
+
+def both_trusts(drives: Sequence[Drive]) -> tuple[list[Trust], list[Trust]]:
+    """Of single frames, and of the filter."""
+    return [drive.trust for drive in drives], [one for drive in drives if (one := drive.filtered_trust) is not None]
 
 
 def images_of(bag: Path, localizer: Localizer) -> Iterable[Image]:
@@ -173,10 +175,10 @@ def images_of(bag: Path, localizer: Localizer) -> Iterable[Image]:
 def drive_row(name: str, where: str, drives: Sequence[Drive]) -> list[str]:
     """A line of the table about drives with truth."""
     recall = np.mean([drive_metrics(drive, _RADIUS_M, "").recall[1] for drive in drives])
-    single, follows = error_of(drives)
-    fix, right = (together(getattr(drive.trust, name) for drive in drives) for name in ("fixes", "right_fixes"))
-    filtered = [together(drive.filtered_fixes[part] for drive in drives) for part in (0, 1)]
-    cells = [str(fix.total), f"{recall:.1f}", str(fix), str(right), single, *map(str, filtered), follows]
+    cells = [str(sum(len(drive.stamp_ns) for drive in drives)), f"{recall:.1f}"]
+    for trusts in both_trusts(drives):
+        cells += [str(together(one.fixes for one in trusts)), str(together(one.right_fixes for one in trusts))]
+        cells.append(error_of(trusts))
     return [name, where, *cells]
 
 
@@ -188,16 +190,21 @@ def foreign_row(name: str, where: str, found: Sequence[Fixes]) -> list[str]:
 
 def beyond_row(name: str, where: str, drives: Sequence[Drive]) -> list[str]:
     """Those frames of drives that have no map image within the radius; odometry may lead a filter rightly there."""
-    single, follows, right = [], [], []
-    for drive in drives:
-        beyond = ~drive.trust.mapped
-        accepted = beyond & (np.zeros(len(beyond), bool) if drive.filtered is None else drive.filtered.accepted)
-        single.append(drive.trust.unmapped_fixes)
-        follows.append(clopper_pearson(int(accepted.sum()), int(beyond.sum())))
-        good = drive.filtered_error_m[accepted] <= drive.rule.radius_m
-        right.append(clopper_pearson(int(good.sum()), len(good)))
-    one, many = together(single), together(follows)
-    return [name, where, str(one.total), "–", _false(one), "–", "–", str(many), str(together(right)), "–"]
+    single, follows = both_trusts(drives)
+    one, many = (together(trust.unmapped_fixes for trust in trusts) for trusts in (single, follows))
+    right = sum(int((trust.accepted & trust.right & ~trust.mapped).sum()) for trust in follows)
+    return [
+        name,
+        where,
+        str(one.total),
+        "–",
+        _false(one),
+        "–",
+        "–",
+        str(many),
+        str(clopper_pearson(right, many.count)),
+        "–",
+    ]
 
 
 def _false(share: Share) -> str:

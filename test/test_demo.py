@@ -34,7 +34,7 @@ def test_from_an_empty_folder_to_a_report_of_answers_over_dds(tmp_path: Path) ->
     for name in ("hog", "untrained", "trained"):
         assert set(json.loads((out / name / "metrics.json").read_text())["recall"]) == {"1", "5", "10"}
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 8 and "Can it be trusted?" in page and "Worst retrievals" in page
+    assert page.count("<svg") == 10 and "Can it be trusted?" in page and "Worst retrievals" in page
     assert f"Report: {out / 'report.html'}" in done.stdout
     on_the_drive = done.stdout[done.stdout.index("On the drive:") :]
     assert f"  trained            R@1 {metrics['recall']['1']:.1f}" in on_the_drive

@@ -20,7 +20,7 @@ from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.recall import check_overlap, recall_at
 from vgssl_core.evaluation.report import Retrieval, write_report
-from vgssl_core.evaluation.trust import AcceptanceRule
+from vgssl_core.evaluation.trust import FILTERED, SINGLE, AcceptanceRule
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 40))
@@ -123,9 +123,11 @@ def test_fixes_of_a_drive_are_counted_over_all_its_frames(drive: Drive) -> None:
     accepted, right = details["acceptance"]["accepted"], details["acceptance"]["right"]
     assert (accepted["count"], accepted["total"], right["count"], right["total"]) == (2, 4, 1, 2)
     assert details["acceptance"]["accepted_without_map"]["count"] == 1
-    assert (details["filtered"]["accepted"]["count"], details["filtered"]["right"]["count"]) == (2, 1)
+    filtered = details["filtered"]["acceptance"]
+    assert (filtered["accepted"]["count"], filtered["right"]["count"], filtered["false_accepts"]["count"]) == (2, 1, 1)
+    assert (details["acceptance"]["of"], filtered["of"]) == (SINGLE, FILTERED)
     # Three of four frames in the last bin: 0.967 predicted, two thirds right.
-    assert details["filtered"]["ece"] == pytest.approx(0.75 * (2.9 / 3 - 2 / 3), abs=1e-6)
+    assert details["filtered"]["calibration"]["ece"] == pytest.approx(0.75 * (2.9 / 3 - 2 / 3), abs=1e-6)
 
 
 def test_heading_error_wraps_around(drive: Drive) -> None:
@@ -163,7 +165,7 @@ def test_report_is_one_offline_page_with_everything_inside(drive: Drive, tmp_pat
     assert not outside
     assert page.text.count("frame 0 <b>") == 1  # escaped, so it arrives as text
     assert "A & B" in page.text and "66.7 %" in page.text
-    assert path.read_text().count("<svg") == 6
+    assert path.read_text().count("<svg") == 8
 
 
 def test_frames_table_has_one_row_per_frame(drive: Drive, tmp_path: Path) -> None:

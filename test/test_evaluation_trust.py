@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -95,7 +96,24 @@ def test_fixes_are_counted_over_all_frames_and_false_ones_beyond_the_map() -> No
     json.dumps(details, allow_nan=False)
     assert details["acceptance"]["right"]["percent"] == pytest.approx(66.6667)
     assert [tile.value for tile in trust_tiles(details)][:2] == ["66.7 %", "60.0 %"]
-    assert "accepted 1 of 2 frames without a map image within 25 m" in "\n".join(trust_lines(trust))
+    lines = "\n".join(trust_lines(trust))
+    assert (
+        "single frames: accepted 3 of 5 frames" in lines and "false accepts 1 of 5 frames, 20.0 % (0.5–71.6 %)" in lines
+    )
+    assert "accepted 1 of 2 frames without a map image within 25 m" in lines
+    assert details["acceptance"]["false_accepts"]["percent"] == pytest.approx(20.0)
+
+
+def test_fixes_of_the_filter_are_those_that_it_confirmed() -> None:
+    single = trust_of([0.9, 0.95, 0.85], [True, True, False])
+    filtered = replace(single, confirmed=np.array([False, True, False]))
+    assert (filtered.fixes.count, filtered.right_fixes.count, filtered.false_fixes.count) == (1, 1, 0)
+    section = trust_section(filtered)
+    assert "as the node does by default" in section.title and not section.table
+    assert "33.3 % (0.8–90.6 %) of the frames did" in section.text
+    assert trust_tiles(trust_details(filtered))[1].detail.startswith(
+        "filtered over time, as the node does by default: 1"
+    )
 
 
 def test_a_drive_without_any_fix_is_reported_too() -> None:

@@ -14,11 +14,10 @@ import numpy as np
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation import figures
 from vgssl_core.evaluation.bag_drive import drive_of_baseline, drive_through, frame_pictures, frames_with_truth
-from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles
+from vgssl_core.evaluation.drive import Drive, drive_lines, drive_metrics, drive_sections, drive_tiles
 from vgssl_core.evaluation.hog import HogEmbedder
 from vgssl_core.evaluation.metrics import METRICS_FILE, Metrics
 from vgssl_core.evaluation.report import Section, write_report
-from vgssl_core.evaluation.trust import trust_lines
 from vgssl_core.geomap.map_images import MapImages
 from vgssl_core.localization import open_localizer
 from vgssl_core.models.untrained import untrained_embedder
@@ -105,7 +104,7 @@ def write_demo_report(results: DemoResults) -> list[str]:
         ],
     )
     lines = [f"On {results.evaluated}:", *_recall_lines(recalls), "On the drive:", *_recall_lines(on_drive)]
-    return [*lines, *_pose_lines(metrics), *trust_lines(drive.trust), *filter(None, [note]), counts]
+    return [*lines, *_pose_lines(metrics), *drive_lines(drive), *filter(None, [note]), counts]
 
 
 def _training_note(run: Path) -> str:

@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from vgssl_core.evaluation import figures
-from vgssl_core.evaluation.intervals import Share, clopper_pearson
+from vgssl_core.evaluation.intervals import clopper_pearson
 from vgssl_core.evaluation.metrics import Metrics, error_summary
 from vgssl_core.evaluation.recall import first_hit, recall_at
-from vgssl_core.evaluation.reliability import reliability
 from vgssl_core.evaluation.report import Retrieval, Section, Tile
-from vgssl_core.evaluation.trust import AcceptanceRule, Trust, trust_details, trust_section, trust_tiles
+from vgssl_core.evaluation.trust import (
+    AcceptanceRule,
+    Trust,
+    trust_details,
+    trust_lines,
+    trust_section,
+    trust_tiles,
+)
 from vgssl_core.places import within_radius
 from vgssl_core.storage import atomic_file
 
@@ -107,11 +113,12 @@ class Drive:
         return np.linalg.norm((self.filtered.estimate_m - self.truth_m)[:, :2], axis=1)
 
     @property
-    def filtered_fixes(self) -> tuple[Share, Share]:
-        """Frames with a fix by the filter, of all; and how many of these fixes are right."""
-        accepted = np.zeros(len(self.stamp_ns), bool) if self.filtered is None else self.filtered.accepted
-        right = self.filtered_error_m[accepted] <= self.rule.radius_m
-        return clopper_pearson(int(accepted.sum()), len(accepted)), clopper_pearson(int(right.sum()), len(right))
+    def filtered_trust(self) -> Trust | None:
+        """The same of the filter over time, which is what the node tells by default; None where none ran."""
+        if self.filtered is None:
+            return None
+        right = self.filtered_error_m <= self.rule.radius_m
+        return Trust(self.filtered.probability, right, self.trust.mapped, self.rule, self.filtered.accepted)
 
     def positives(self, radius_m: float) -> csr_matrix:
         """(F, N) whether a map image lies within the radius of the truth."""
@@ -151,19 +158,13 @@ def drive_metrics(drive: Drive, radius_m: float, protocol: str, details: Mapping
 
 
 def _filtered_details(drive: Drive, covered: NDArray[np.bool_], radius_m: float) -> dict[str, Any]:
-    """Recall, fixes and calibration of the filter, where one ran."""
-    if drive.filtered is None:
+    """Recall and trust of the filter, where one ran."""
+    trust = drive.filtered_trust
+    if drive.filtered is None or trust is None:
         return {}
-    fixes, right = drive.filtered_fixes
-    is_right = drive.filtered_error_m <= drive.rule.radius_m
     return {
         "recall_filtered": {"1": _percent_within(drive.filtered_error_m[covered], radius_m)},
-        "filtered": {
-            "motion": drive.filtered.motion,
-            "accepted": fixes.content(),
-            "right": right.content(),
-            "ece": round(reliability(drive.filtered.probability, is_right).expected_error, 6),
-        },
+        "filtered": {"motion": drive.filtered.motion, **trust_details(trust)},
     }
 
 
@@ -218,6 +219,7 @@ def drive_tiles(metrics: Metrics) -> list[Tile]:
 
     return [
         *(Tile(f"Recall@{n}", f"{value:.1f} %", covered) for n, value in metrics.recall.items()),
+        *(trust_tiles(metrics.details["filtered"]) if "filtered" in metrics.details else ()),
         *trust_tiles(metrics.details),
         Tile("Position error", shown(pose["median_m"], "m"), f"median; 90 % below {shown(pose['p90_m'], 'm')}"),
         Tile("Heading error", shown(pose["heading"]["median_deg"], "°"), "median of the best hypothesis"),
@@ -253,32 +255,30 @@ def drive_sections(drive: Drive, radius_m: float, pictures: Pictures, latency_la
                 figures.histogram(drive.latency_ms, latency_label),
             ],
         ),
-        trust_section(drive.trust),
         *_filter_sections(drive, covered),
+        trust_section(drive.trust),
         *retrieval_sections(drive.match_error_m, covered, pictures),
     ]
 
 
+def drive_lines(drive: Drive) -> list[str]:
+    """Trust of the filter, where one ran, and of single frames, for a terminal."""
+    filtered = drive.filtered_trust
+    return [*(trust_lines(filtered) if filtered is not None else ()), *trust_lines(drive.trust)]
+
+
 def _filter_sections(drive: Drive, covered: NDArray[np.bool_]) -> list[Section]:
     """What following the drive over time brings, beside single frames; nothing where no filter ran."""
-    if drive.filtered is None:
+    trust, radius_m = drive.filtered_trust, drive.rule.radius_m
+    if drive.filtered is None or trust is None:
         return []
-    trust, (fixes, right), radius_m = drive.trust, drive.filtered_fixes, drive.rule.radius_m
-    error_m = drive.filtered_error_m
-    ece = reliability(drive.filtered.probability, error_m <= radius_m).expected_error
-    single = clopper_pearson(int((drive.position_error_m[covered] <= radius_m).sum()), int(covered.sum()))
-    follows = clopper_pearson(int((error_m[covered] <= radius_m).sum()), int(covered.sum()))
     rows = [
-        ["", "best hypothesis right (frames that the map covers)", "frames with a fix", "fixes that are right", "ECE"],
-        [
-            "single frames",
-            str(single),
-            str(trust.fixes),
-            str(trust.right_fixes),
-            f"{trust.reliability.expected_error:.3f}",
-        ],
-        ["filtered", str(follows), str(fixes), str(right), f"{ece:.3f}"],
+        ["", "best hypothesis right (frames that the map covers)", "frames with a fix", "fixes that are right", "ECE"]
     ]
+    for told in (drive.trust, trust):
+        right = clopper_pearson(int(told.right[covered].sum()), int(covered.sum()))
+        ece = f"{told.reliability.expected_error:.3f}"
+        rows.append([told.of, str(right), str(told.fixes), str(told.right_fixes), ece])
     return [
         Section(
             "What following it over time brings",
@@ -293,7 +293,8 @@ def _filter_sections(drive: Drive, covered: NDArray[np.bool_]) -> list[Section]:
                 )
             ],
             table=rows,
-        )
+        ),
+        trust_section(trust),
     ]
 
 
