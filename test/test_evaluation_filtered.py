@@ -45,6 +45,9 @@ def test_where_the_odometry_does_not_reach_nothing_is_told(tmp_path: Path) -> No
 def test_the_truth_is_never_taken_for_odometry(tmp_path: Path) -> None:
     motions, words = recorded_motions(write_bag(tmp_path / "truth", "/ground_truth/odom"), STAMPS_NS)
     assert words == NO_ODOMETRY and motions == [None] * len(STAMPS_NS)
+    # Not under another name either.
+    motions, words = recorded_motions(write_bag(tmp_path / "odom", "/odom"), STAMPS_NS, truth_topic="/odom")
+    assert words == NO_ODOMETRY and motions == [None] * len(STAMPS_NS)
     # Nor is one of several chosen by chance.
     assert recorded_motions(write_bag(tmp_path / "two", "/wheels", "/visual"), STAMPS_NS)[1] == NO_ODOMETRY
 

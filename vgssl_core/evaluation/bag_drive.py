@@ -113,7 +113,8 @@ def answer_frames(localizer: Localizer, frames: GeotaggedFrames) -> Answers:
     stamps_ns = frames.stamp_ns[kept]
     if (np.diff(stamps_ns) < 0).any():
         return Answers(np.array(kept), answers, None, "")
-    motions, motion = recorded_motions(frames.bag, stamps_ns, frames.settings.camera_extrinsics)
+    extrinsics = frames.settings.camera_extrinsics
+    motions, motion = recorded_motions(frames.bag, stamps_ns, extrinsics, frames.position_topic)
     return Answers(np.array(kept), answers, estimates_of(localizer, stamps_ns, answers, motions), motion)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +17,13 @@ from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics, optical_axis_yaw_rad
 from vgssl_core.localization import Localization, Localizer
 from vgssl_core.localization.filter import Estimate, TemporalFilter
 from vgssl_core.localization.motion import Motion
+from vgssl_core.localization.odometry_track import OdometryTrack, PlanarPose
 
 NO_ODOMETRY = "no odometry, a prior of motion"
 #: Topics of the truth, which must never reach a filter.
 _TRUTH = "/ground_truth"
+#: Longest time without odometry that is bridged, as by the node.
+_MAX_GAP_S = 0.5
 
 
 def estimates_of(
@@ -56,37 +61,42 @@ def filtered_drive(estimates: Sequence[Estimate], motion: str) -> Filtered:
 
 
 def recorded_motions(
-    bag: str | Path, stamps_ns: NDArray[np.int64], camera_extrinsics: Extrinsics = IN_ORIGIN
+    bag: str | Path,
+    stamps_ns: NDArray[np.int64],
+    camera_extrinsics: Extrinsics = IN_ORIGIN,
+    truth_topic: str | None = None,
 ) -> tuple[list[Motion | None], str]:
-    """What the bag's odometry tells of the motion between frames.
+    """What the bag's odometry tells of the motion between frames, as the node hears it.
 
     Args:
         bag: The bag; its ``/odom``, or else the only Odometry topic that is not the truth.
         stamps_ns: (F,) of the frames, in the order of time.
         camera_extrinsics: The camera in the frame that the odometry is of.
+        truth_topic: What the frames' true positions are taken from; it tells the filter nothing.
 
     Returns:
         F motions of the camera, each since the frame before (None where the odometry does not reach), and in words
         where they come from.
     """
-    nothing: list[Motion | None] = [None] * len(stamps_ns)
     with BagReader(bag) as reader:
-        topics = [topic for topic in reader.topics_of(ODOMETRY) if not topic.startswith(_TRUTH)]
+        topics = [
+            topic for topic in reader.topics_of(ODOMETRY) if not topic.startswith(_TRUTH) and topic != truth_topic
+        ]
         topic = "/odom" if "/odom" in topics else topics[0] if len(topics) == 1 else None
         if topic is None:
-            return nothing, NO_ODOMETRY
+            return [None] * len(stamps_ns), NO_ODOMETRY
         poses = sorted((p for p in reader.odometry(topic) if p.is_valid), key=lambda pose: pose.stamp_ns)
-    if len(poses) < 2:
-        return nothing, NO_ODOMETRY
-    known_ns = np.array([pose.stamp_ns for pose in poses])
-    columns = np.array([[*pose.position_m[:2], pose.yaw_rad] for pose in poses])
-    columns[:, 2] = np.unwrap(columns[:, 2])
-    # Seconds since the first pose: nanoseconds since 1970 have no room in a float64.
-    at, known = (stamps_ns - known_ns[0]) * 1e-9, (known_ns - known_ns[0]) * 1e-9
-    here = np.stack([np.interp(at, known, column, left=np.nan, right=np.nan) for column in columns.T], axis=1)
+    track, known_ns, here, added = OdometryTrack(_MAX_GAP_S), [pose.stamp_ns for pose in poses], [], 0
+    for stamp_ns in stamps_ns.tolist():
+        # One beyond the frame, so that nothing need be guessed.
+        reach = bisect.bisect_left(known_ns, stamp_ns) + 1
+        for pose in poses[added:reach]:
+            track.add(pose.stamp_ns, PlanarPose(*pose.position_m[:2].tolist(), pose.yaw_rad))
+        added = max(added, reach)
+        here.append(track.at(stamp_ns))
     mounted = (*camera_extrinsics[:2], optical_axis_yaw_rad(camera_extrinsics))
     moved = [
-        Motion.between(tuple(before), tuple(after)).of_mounted(*mounted) if np.isfinite([before, after]).all() else None
-        for before, after in zip(here[:-1].tolist(), here[1:].tolist(), strict=True)
+        None if before is None or now is None else Motion.between(before, now).of_mounted(*mounted)
+        for before, now in itertools.pairwise(here)
     ]
-    return [None, *moved], f"odometry of {topic}"
+    return [None, *moved], f"odometry of {topic}" if any(moved) else NO_ODOMETRY
