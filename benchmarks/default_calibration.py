@@ -1,11 +1,11 @@
 """What the built-in calibration's numbers come from, and what it accepts on embedders and streets of your choice.
 
 ``python benchmarks/default_calibration.py --data SET SET:val --bundles BUNDLE ...`` asks the queries of place sets in
-maps of their own databases, with HOG and with each bundle, once as they are and once with their place taken out. It fits
-all lists together as the built-in calibration was fitted (without ``similarity``, which means something else for each
-network; unknown places at full weight), and prints the fit beside the built-in numbers. These are such a fit, rounded,
-to HOG and small networks by triplet and MoCo v2 on rendered towns, KITTI, Nordland and Stromovka. Other networks and
-sets give other numbers: what has to hold is the last table, that hardly anything is accepted that is wrong.
+maps of their own databases, with HOG and with each bundle, once as they are and once with their place taken out. Then
+all lists are fitted together as the built-in calibration was (without ``similarity``, which means something else for
+each network; unknown places at full weight), and the fit is printed beside the built-in numbers. These are such a fit,
+rounded, to HOG and small networks by triplet and MoCo v2 on rendered towns, KITTI, Nordland and Stromovka. Other
+networks and sets give other numbers: what has to hold is the last table, that hardly anything is accepted that is wrong.
 """
 
 from __future__ import annotations

@@ -27,6 +27,10 @@ RADIUS_M = 25.0
 #: Evaluation folder of the demo → its name in the report.
 EVALUATIONS = {"hog": "HOG (hand-made)", "untrained": "untrained", "trained": "trained"}
 _SAME_POSITION_M = 1e-3
+_FILTER_NOTE = (
+    "The node ran without its filter, so that each answer can be held against the one without DDS. What it tells by "
+    "default, filtered over time, comes from the same frames, the bag's odometry and the filter that the node runs."
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def write_demo_report(results: DemoResults) -> list[str]:
     write_report(
         results.out / "report.html",
         "Where was the camera?",
-        f"A drive through {results.subject}, answered by the localizer node. {counts}.",
+        f"A drive through {results.subject}, answered by the localizer node. {counts}. {_FILTER_NOTE}",
         drive_tiles(metrics),
         [
             Section(
