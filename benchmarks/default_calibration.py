@@ -5,7 +5,7 @@ maps of their own databases, with HOG and with each bundle, once as they are and
 all lists are fitted together as the built-in calibration was (without ``similarity``, which means something else for
 each network; unknown places at full weight), and the fit is printed beside the built-in numbers. These are such a fit,
 rounded, to HOG and small networks by triplet and MoCo v2 on rendered towns, KITTI, Nordland and Stromovka. Other
-networks and sets give other numbers: what has to hold is the last table, that hardly anything is accepted that is wrong.
+networks and sets give other numbers: what has to hold is the last table, that hardly anything wrong is accepted.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from vgssl_core.command_line import run
 from vgssl_core.errors import ConfigError, VgsslError
 from vgssl_core.evaluation.bag_drive import drive_through, frames_with_truth
 from vgssl_core.evaluation.drive import Drive, drive_metrics
-from vgssl_core.evaluation.filtered_drive import filtered_drive, recorded_motions
+from vgssl_core.evaluation.filtered_drive import estimates_of, recorded_motions
 from vgssl_core.evaluation.intervals import Share, clopper_pearson
 from vgssl_core.evaluation.metrics import METRICS_FILE
 from vgssl_core.evaluation.reliability import reliability
@@ -143,9 +143,9 @@ def fixes(localizer: Localizer, images: Iterable[Image], bag: Path | None = None
         with BagReader(bag) as reader:
             stamps_ns = reader.image_stamps_ns(reader.image_topic())
         motions, _ = recorded_motions(bag, stamps_ns)
-    follows = filtered_drive(localizer, stamps_ns, answers, motions, "").accepted
-    single = sum(answer.accepted is not None for answer in answers)
-    return clopper_pearson(single, len(answers)), clopper_pearson(int(follows.sum()), len(answers))
+    told = (answers, estimates_of(localizer, stamps_ns, answers, motions))
+    single, follows = (sum(item.accepted is not None for item in items) for items in told)
+    return clopper_pearson(single, len(answers)), clopper_pearson(follows, len(answers))
 
 
 def together(shares: Iterable[Share]) -> Share:

@@ -16,7 +16,7 @@ from vgssl_core.bags.from_places import write_places_bag
 from vgssl_core.errors import ConfigError, DataError
 from vgssl_core.places import read_place_set
 
-TINY_TOWN = {"train_size": 2, "val_size": 2, "test_size": 2, "drive_s": 6.0, "width": 96, "height": 72}
+TINY_TOWN = {"train_size": 3, "val_size": 2, "test_size": 2, "drive_s": 6.0, "width": 96, "height": 72}
 
 
 def test_from_an_empty_folder_to_a_report_of_answers_over_dds(tmp_path: Path) -> None:
