@@ -13,6 +13,8 @@ from ros_support import Program
 from tiny import DATUM, picture
 
 from vgssl_core.bags import BagWriter
+from vgssl_core.evaluation.bag_drive import answer_frames, frames_with_truth
+from vgssl_core.localization import open_localizer
 from vgssl_ros import evaluate_bag
 
 START_NS = ros_support.FIRST_STAMP_NS
@@ -67,6 +69,30 @@ def test_frames_off_the_map_do_not_enter_recall_and_damaged_ones_are_counted(
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["queries"], metrics["queries_total"], metrics["frames_undecodable"]) == (2, 3, 1)
     assert metrics["position_topic"] == "/ground_truth/fix" and "do not decode left out" in metrics["protocol"]
+
+
+def test_the_filter_answers_the_same_wherever_the_truth_lies(tmp_path: Path, built_map: Path):
+    answers = []
+    for shift_m in (0.0, 1000.0):
+        with BagWriter(tmp_path / f"{shift_m:g}") as bag:
+            for number in range(8):
+                stamp = START_NS + number * 10**9
+                truth_m = [30.0 * number + shift_m, shift_m, 0.0]
+                bag.fix("/ground_truth/fix", stamp, "gps", *map(float, DATUM.to_wgs84(truth_m)))
+                bag.odometry("/ground_truth/odom", stamp, "map", "base_link", truth_m, 0.0)
+                for part in (0, 10**9 // 2):
+                    way_m = 30.0 * (number + part / 1e9)
+                    bag.odometry("/odom", stamp + part, "odom", "base_link", [way_m, 0.0, 0.0], 0.0)
+                bag.compressed_image("/camera/compressed", stamp, "camera", ros_support.jpeg(picture(number)))
+        localizer = open_localizer(built_map, threads=1)
+        answers.append(answer_frames(localizer, frames_with_truth(tmp_path / f"{shift_m:g}", localizer.geomap)))
+    here, away = answers
+    assert here.motion == away.motion == "odometry of /odom"
+    for one, other in zip(here.estimates or (), away.estimates or (), strict=True):
+        assert (one.state, len(one.hypotheses)) == (other.state, len(other.hypotheses)) and one.hypotheses
+        for first, second in zip(one.hypotheses, other.hypotheses, strict=True):
+            assert first.probability == second.probability
+            assert first.position_m[:2].tolist() == second.position_m[:2].tolist()
 
 
 def test_a_local_map_is_evaluated_against_odometry(tmp_path: Path, tiny_bundle: Path, drive: Path):
