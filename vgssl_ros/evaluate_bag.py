@@ -15,10 +15,9 @@ from vgssl_core import command_line
 from vgssl_core.bags import GeotaggedFrames
 from vgssl_core.errors import ConfigError
 from vgssl_core.evaluation.bag_drive import answer_frames, drive_of, frame_pictures, frames_with_truth
-from vgssl_core.evaluation.drive import Drive, drive_metrics, drive_sections, drive_tiles, write_frames
+from vgssl_core.evaluation.drive import Drive, drive_lines, drive_metrics, drive_sections, drive_tiles, write_frames
 from vgssl_core.evaluation.metrics import Metrics
 from vgssl_core.evaluation.report import write_report
-from vgssl_core.evaluation.trust import trust_lines
 from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics, check_extrinsics
 from vgssl_core.geomap import GeoMap
 from vgssl_core.localization import LocalizerConfig, open_localizer
@@ -89,7 +88,7 @@ def evaluate_bag(config: EvaluateBagConfig) -> None:
     _write_report(config, frames, localizer.geomap, drive, metrics)
     write_result_bag(config.out / "result", localizer, frames, answers, config.filter, config.images)
     print(metrics.line())
-    print("\n".join([_error_line(metrics), *trust_lines(drive.trust)]))
+    print("\n".join([_error_line(metrics), *drive_lines(drive)]))
 
 
 def _metrics(config: EvaluateBagConfig, frames: GeotaggedFrames, drive: Drive) -> Metrics:
