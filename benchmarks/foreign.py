@@ -242,7 +242,10 @@ def kitti_rows(config: Config, bundle: Path) -> list[list[str]]:
         make(folder, build_map.main, "--bundle", bundle, "--bag", source)
         if is_calibrated:
             report = config.out / "calibration-kitti"
-            program(calibrate.main, "--map", folder, "--bundle", bundle, "--bag", query, "--out", report)
+            try:
+                program(calibrate.main, "--map", folder, "--bundle", bundle, "--bag", query, "--out", report)
+            except VgsslError:  # A network that knows too little of KITTI: its message stands above.
+                return [*rows, ["kitti00_query", "KITTI: too few right answers to calibrate", *["–"] * 8]]
             rows += cross_validated_rows(report)
         localizer = open_localizer(folder, bundle)
         if not is_calibrated:

@@ -68,6 +68,26 @@ def test_an_image_that_would_be_accepted_elsewhere_takes_a_fix_back() -> None:
     assert followed.update(20 * SECOND_NS + 3, seen(hypothesis(*truth[-1], 0.95))).accepted is not None
 
 
+@pytest.mark.parametrize("odometry", [True, False])
+def test_without_odometry_a_fix_outlives_the_last_sure_image_only_as_long_as_the_robot_must_still_be_near(
+    odometry: bool,
+) -> None:
+    # As where a robot turns off the map, and doubtful matches go on naming the street that it has left.
+    followed, forwards, x = street_filter(), Motion(0.5, 0.0, 0.0), 100.0
+    for number in range(100):
+        x += 0.5
+        estimate = followed.update(number * 10**8, seen(hypothesis(x, 0.0, 0.95)), forwards)
+    assert estimate.accepted is not None
+    given = []
+    for number in range(100, 200):
+        x += 0.5 * odometry
+        doubtful = seen(hypothesis(x, 0.0, 0.6))
+        given.append(followed.update(number * 10**8, doubtful, forwards if odometry else None).accepted is not None)
+    lasts = round(10 * followed.radius_m / (math.sqrt(2) * FilterConfig.speed_mps))
+    assert all(given[: lasts - 1])
+    assert all(given) if odometry else not any(given[lasts + 1 :])
+
+
 def test_while_nothing_is_vouched_for_an_image_that_would_be_accepted_comes_first() -> None:
     truth = along(100.0, 40)
     followed = street_filter()

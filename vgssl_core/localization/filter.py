@@ -129,6 +129,8 @@ class TemporalFilter:
         coverage = Coverage.of_poses(geomap.positions_m, geomap.yaw_rad, len(geomap), _RECOGNISED * self.radius_m)
         area_m2 = len(geomap) * max(geomap.spacing_m, 1.0) * (geomap.spacing_m + _LANE_M)
         self._belief = Belief(coverage, area_m2, self.config)
+        #: Without odometry a robot may be anywhere within the radius after this time.
+        self._sightless_s = self.radius_m / (math.sqrt(2.0) * self.config.speed_mps)
         self._states = StateMachine(
             self.threshold, self.config.leave_threshold, self.config.candidate_threshold, self.config.confirmations
         )
@@ -141,6 +143,7 @@ class TemporalFilter:
         self._stamp_ns: int | None = None
         self._best: Hypothesis | None = None
         self._vouched = False
+        self._blind_s = 0.0
 
     def update(self, stamp_ns: int, localization: Localization | None, motion: Motion | None = None) -> Estimate:
         """The belief at a time.
@@ -166,7 +169,9 @@ class TemporalFilter:
         continues = self._continues(best, way_m)
         state = self._states.update(0.0 if best is None else best.probability, continues)
         sure = [item for item in seen if item.probability >= self.threshold]
-        self._vouched = self._is_vouched_for(sure, best, continues and state is not State.LOST)
+        self._blind_s = 0.0 if sure else self._blind_s + dt_s * (motion is None)
+        lasts = continues and state is not State.LOST and self._blind_s <= self._sightless_s
+        self._vouched = self._is_vouched_for(sure, best, lasts)
         self._best = best
         if sure and not self._vouched and state is not State.LOCALIZED:
             return Estimate(stamp_ns, state, self._told_first(sure[0], hypotheses), None)
@@ -203,7 +208,7 @@ class TemporalFilter:
 
         Doubtful images of a place that the map does not know may agree with each other for long: the same wrong
         matches again and again. They make a candidate, and no fix. An image that would be accepted somewhere else
-        takes back what others vouched for.
+        takes back what others vouched for; so does the time in which a robot without odometry may have left the place.
 
         Args:
             sure: What the last image would have accepted by itself.
