@@ -16,6 +16,7 @@ from vgssl_core.evaluation.drive import Filtered
 from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics, optical_axis_yaw_rad
 from vgssl_core.localization import Localization, Localizer
 from vgssl_core.localization.filter import Estimate, TemporalFilter
+from vgssl_core.localization.filter_config import FilterConfig
 from vgssl_core.localization.motion import Motion
 from vgssl_core.localization.odometry_track import OdometryTrack, PlanarPose
 
@@ -32,7 +33,7 @@ def estimates_of(
     answers: Sequence[Localization],
     motions: Sequence[Motion | None],
 ) -> list[Estimate]:
-    """Run the filter with its default settings over single-frame answers, in the order of time.
+    """Run the filter with its default settings and the localizer's threshold over single-frame answers, in the order of time.
 
     Args:
         localizer: Whose answers these are.
@@ -40,7 +41,7 @@ def estimates_of(
         answers: Of each frame.
         motions: Of the camera since the frame before; None where nothing tells.
     """
-    temporal = TemporalFilter(localizer.geomap, localizer.calibration)
+    temporal = TemporalFilter(localizer.geomap, localizer.calibration, FilterConfig(threshold=localizer.threshold))
     return [temporal.update(*seen) for seen in zip(stamps_ns.tolist(), answers, motions, strict=True)]
 
 

@@ -19,6 +19,8 @@ LEAST_EXAMPLES = 20
 _FOLDS, _BINS = 5, 10
 #: Nothing less probable is acted on, however well it did on few examples.
 _LOWEST_THRESHOLD = 0.9
+#: Wrong ones among the accepted that their probabilities may promise, in shares of those that may be wrong.
+_MOST_PROMISED = 2.0
 Floats = NDArray[np.float64]
 
 
@@ -131,14 +133,20 @@ def _out_of_fold(examples: Examples, unknown_weight: float) -> Floats:
 def _threshold(probabilities: Floats, examples: Examples, target_wrong: float, target_unknown: float) -> float:
     """The lowest threshold at which few enough accepted positions are wrong, in the map and outside it.
 
-    Of the accepted ones in the map the estimate is Jeffreys' (wrong + ½) / (count + 1), so that few are no proof. Where
-    that proves nothing the probability itself must promise it.
+    Of the accepted ones in the map the estimate is Jeffreys' (wrong + ½) / (count + 1), so that few are no proof. What
+    their probabilities promise may be at most twice as bad: on streets and in weather that the queries did not show it
+    is the better estimate. Where that proves nothing the probability itself must promise it.
     """
     known, wrong = examples.is_known, ~examples.is_right
     for threshold in np.arange(_LOWEST_THRESHOLD, 1.0 - target_wrong, 0.005):
         accepted = probabilities >= threshold
-        rate = ((accepted & known & wrong).sum() + 0.5) / ((accepted & known).sum() + 1.0)
-        if rate <= target_wrong and accepted[~known].sum() <= target_unknown * (~known).sum():
+        inside = accepted & known
+        rate = ((inside & wrong).sum() + 0.5) / (inside.sum() + 1.0)
+        if (
+            rate <= target_wrong
+            and 1.0 - probabilities[inside].mean() <= _MOST_PROMISED * target_wrong
+            and accepted[~known].sum() <= target_unknown * (~known).sum()
+        ):
             return float(round(threshold, 3))
     return 1.0 - target_wrong
 
