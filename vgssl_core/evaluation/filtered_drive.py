@@ -33,7 +33,7 @@ def estimates_of(
     answers: Sequence[Localization],
     motions: Sequence[Motion | None],
 ) -> list[Estimate]:
-    """Run the filter with its default settings and the localizer's threshold over single-frame answers, in the order of time.
+    """Run the filter, with its defaults and the localizer's threshold, over single-frame answers in the order of time.
 
     Args:
         localizer: Whose answers these are.
