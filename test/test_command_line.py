@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,17 @@ def test_values_of_a_list_follow_its_flag() -> None:
             BenchmarkConfig, ["--methods", *given, "--out", "x", "--data=y", "--seeds", "2"], "vgssl benchmark"
         )
         assert (parsed.methods, parsed.data, parsed.seeds) == (["a", "b"] if given else [], ["y"], 2)
+
+
+def test_values_of_a_list_that_may_be_left_out_follow_its_flag_too() -> None:
+    @dataclass
+    class Config:
+        """Some settings."""
+
+        topics: list[str] | None = None
+
+    assert parse(Config, ["--topics", "/odom", "/fix"], "replay").topics == ["/odom", "/fix"]
+    assert parse(Config, [], "replay").topics is None
 
 
 def test_help_names_settings_as_they_are_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,6 +226,16 @@ def test_a_clock_that_jumps_back_begins_anew() -> None:
         assert [item.probability for item in one.hypotheses] == [item.probability for item in other.hypotheses]
 
 
+def test_odometry_across_a_jump_of_the_clock_is_not_even_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    # Each round of a looped bag begins with it.
+    followed = street_filter()
+    drive(followed, along(100.0, 100), NONE)
+    jumped = followed.update(0, seen(hypothesis(100.0, 0.0, 0.9)), Motion(-500.0, 20.0, 1.0))
+    fresh = street_filter().update(0, seen(hypothesis(100.0, 0.0, 0.9)))
+    assert [item.probability for item in jumped.hypotheses] == [item.probability for item in fresh.hypotheses]
+    assert "begins anew" in caplog.text and "passed over" not in caplog.text
+
+
 def test_images_a_little_out_of_order_are_taken_as_they_come() -> None:
     followed = street_filter()
     truth = along(100.0, 100)

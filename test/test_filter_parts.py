@@ -134,7 +134,7 @@ def test_the_velocity_prior_is_a_process(dt: float, speed: float, memory: float)
     prior = VelocityPrior(speed, memory)
     whole, noise = prior.step(dt)
     half, added = prior.step(dt / 2)
-    np.testing.assert_allclose(half @ half, whole, rtol=1e-6)
+    np.testing.assert_allclose(half @ half, whole, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(half @ added @ half.T + added, noise, rtol=2e-3, atol=1e-12 * noise.max())
     # The stationary velocity stays what it is.
     assert whole[1, 1] ** 2 * speed**2 + noise[1, 1] == pytest.approx(speed**2)

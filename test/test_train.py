@@ -34,7 +34,7 @@ def test_a_training_leaves_a_run_that_loads(
     run = tmp_path / "run"
     assert train.main([*arguments(method, data), "--out", str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "12 pairs (0 queries without a positive)" in printed and "best on validation: R@1 " in printed
+    assert "12 pairs (0 queries without a positive)" in printed and "best on validation, by R@5: R@1 " in printed
     network, preprocessing, manifest = load_run(run)
     assert (preprocessing.width, preprocessing.height) == (32, 32)
     assert manifest["method"] == method and manifest["data"]["pairs"] == 12 and manifest["versions"]["torch"]

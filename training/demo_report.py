@@ -133,7 +133,11 @@ def _durations(seconds: Mapping[str, float]) -> list[list[str]]:
 
 
 def _pose_lines(metrics: Metrics) -> list[str]:
-    shown = [tile for tile in drive_tiles(metrics) if tile.label in ("Position error", "Heading error", "Latency")]
+    shown = [
+        tile
+        for tile in drive_tiles(metrics)
+        if tile.label in ("Error of fixes", "Position error", "Heading error", "Latency")
+    ]
     return [f"{tile.label:<20} {tile.value} ({tile.detail})" for tile in shown]
 
 

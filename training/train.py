@@ -146,7 +146,7 @@ def _train_in(processes: Processes, config: TrainConfig, used: str, say: Callabl
         )
         return _STOPPED
     if recall:
-        say("best on validation: " + " ".join(f"R@{n} {value:.1f}" for n, value in recall.items()))
+        say("best on validation, by R@5: " + " ".join(f"R@{n} {value:.1f}" for n, value in recall.items()))
     say(f"trained: {config.out} (export it: python -m training.export {config.out} --out BUNDLE)")
     return 0
 

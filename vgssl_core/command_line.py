@@ -129,7 +129,8 @@ def _with_values(arguments: Sequence[str], switches: set[str]) -> list[str]:
 
 
 def _is_list(hint: object) -> bool:
-    return typing.get_origin(hint) in (list, tuple)
+    """A list or tuple, or None in its place."""
+    return any(typing.get_origin(item) in (list, tuple) for item in (hint, *typing.get_args(hint)))
 
 
 def _with_lists(arguments: Sequence[str], lists: set[str]) -> list[str]:

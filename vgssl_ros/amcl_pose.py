@@ -26,6 +26,8 @@ _LARGEST_COVARIANCE = 1e9
 _QUATERNION_TOLERANCE = 1e-4
 _RETRY_S = 0.5
 _REPEAT_S = 10.0
+#: No pose of this day is so old: its stamp is a recording's.
+_REPLAYED_S = 86400.0
 _POLL_S = 0.2
 _DEPTH = 10
 
@@ -144,7 +146,9 @@ class InitialPoseNode(Node):
             return False, "no accepted pose has come yet: is the localizer active, and sure of its place?"
         age_s = (self.get_clock().now() - Time.from_msg(self._newest.header.stamp)).nanoseconds / 1e9
         if age_s > self._max_age_s:
-            return False, f"the newest accepted pose is {age_s:.1f} s old; max_age_s is {self._max_age_s:g}"
+            text = f"the newest accepted pose is {age_s:.1f} s old; max_age_s is {self._max_age_s:g}"
+            replayed = "; with a replayed bag set use_sim_time here too" if age_s > _REPLAYED_S else ""
+            return False, text + replayed
         if self._publisher.get_subscription_count() == 0:
             return False, f"nobody listens to {self._publisher.topic_name}: is AMCL running?"
         pose = aligned(self._newest, self._frame, self._alignment)

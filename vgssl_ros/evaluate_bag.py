@@ -88,7 +88,7 @@ def evaluate_bag(config: EvaluateBagConfig) -> None:
     _write_report(config, frames, localizer.geomap, drive, metrics)
     write_result_bag(config.out / "result", localizer, frames, answers, config.filter, config.images)
     print(metrics.line())
-    print("\n".join([_error_line(metrics), *drive_lines(drive)]))
+    print("\n".join([_error_line(metrics), *_fix_line(metrics), *drive_lines(drive)]))
 
 
 def _metrics(config: EvaluateBagConfig, frames: GeotaggedFrames, drive: Drive) -> Metrics:
@@ -117,9 +117,18 @@ def _error_line(metrics: Metrics) -> str:
     heading = pose["heading"]
     heading_text = f"median {heading['median_deg']:.1f} deg" if heading["count"] else "unknown"
     return (
-        f"position error median {pose['median_m']:.1f} m, p90 {pose['p90_m']:.1f} m; heading error {heading_text}; "
-        f"{metrics.queries} of {metrics.queries_total} frames covered by {metrics.database} map images"
+        f"single frames: position error median {pose['median_m']:.1f} m, p90 {pose['p90_m']:.1f} m; "
+        f"heading error {heading_text}; {metrics.queries} of {metrics.queries_total} frames covered by "
+        f"{metrics.database} map images"
     )
+
+
+def _fix_line(metrics: Metrics) -> list[str]:
+    """How far the fixes of the filter were from the truth, where it ran and gave any."""
+    error = metrics.details.get("filtered", {}).get("fix_error", {"count": 0})
+    if not error["count"]:
+        return []
+    return [f"fixes filtered over time: position error median {error['median_m']:.1f} m, p90 {error['p90_m']:.1f} m"]
 
 
 def _write_report(

@@ -97,5 +97,10 @@ def _out_of_fold(examples: Examples, fit: Callable[[Examples], Calibration]) -> 
     probability = np.zeros(len(examples))
     for number in range(FOLDS):
         mine = fold == number
-        probability[mine] = fit(examples.subset(~mine)).probabilities(examples.features[mine])
+        try:
+            probability[mine] = fit(examples.subset(~mine)).probabilities(examples.features[mine])
+        except DataError as problem:
+            raise DataError(
+                f"Without part {number + 1} of {FOLDS} of the queries, which judges the rest: {problem}"
+            ) from problem
     return probability

@@ -156,8 +156,8 @@ class TemporalFilter:
             localization: What the image said; None where there is none or it could not be used.
             motion: Since the last update; None where no odometry tells.
         """
-        dt_s = self._elapsed_s(stamp_ns)
-        motion = self._believable(motion, dt_s)
+        dt_s, anew = self._elapsed_s(stamp_ns)
+        motion = None if anew else self._believable(motion, dt_s)
         way_m = self._belief.move(dt_s, motion)
         seen = () if localization is None else localization.hypotheses
         sighting = Sighting.of(seen, self.config.reversed_share, self.radius_m)
@@ -178,22 +178,23 @@ class TemporalFilter:
         accept = best is not None and self._vouched and state is State.LOCALIZED and best.probability >= self.threshold
         return Estimate(stamp_ns, state, hypotheses, best if accept else None)
 
-    def _elapsed_s(self, stamp_ns: int) -> float:
-        """Time since the last update, 0 for the first; resets where the clock went back."""
+    def _elapsed_s(self, stamp_ns: int) -> tuple[float, bool]:
+        """Time since the last update, and whether there is none to go on from; resets where the clock went back."""
         elapsed = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
         if elapsed < -self.config.jump_back_s:
             _log.warning("The clock went back by %.1f s: the filter begins anew.", -elapsed)
             self.reset()
-            elapsed = 0.0
-        self._stamp_ns = stamp_ns if self._stamp_ns is None else max(stamp_ns, self._stamp_ns)
-        return max(elapsed, 0.0)
+        anew = self._stamp_ns is None
+        self._stamp_ns = stamp_ns if anew else max(stamp_ns, self._stamp_ns)
+        return (0.0 if anew else max(elapsed, 0.0)), anew
 
     def _believable(self, motion: Motion | None, dt_s: float) -> Motion | None:
         if motion is None:
             return None
         if motion.is_finite and motion.distance_m <= self.config.max_speed_mps * dt_s + _SLACK_M:
             return motion
-        _log.warning("Odometry of %s in %.3f s is passed over: nothing moves like that.", motion, dt_s)
+        way = f"{motion.distance_m:.1f} m" if motion.is_finite else "no finite number"
+        _log.warning("Odometry that tells of %s in %.3f s is passed over: nothing moves like that.", way, dt_s)
         return None
 
     def _continues(self, best: Hypothesis | None, way_m: float) -> bool:
