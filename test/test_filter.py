@@ -88,6 +88,14 @@ def test_without_odometry_a_fix_outlives_the_last_sure_image_only_as_long_as_the
     assert all(given) if odometry else not any(given[lasts + 1 :])
 
 
+def test_a_threshold_of_one_accepts_nothing() -> None:
+    truth = along(100.0, 100)
+    followed = street_filter(threshold=1.0)
+    assert all(
+        item.accepted is None for item in drive(followed, truth, simulate_odometry(truth, np.zeros(100)), sure_every=10)
+    )
+
+
 def test_while_nothing_is_vouched_for_an_image_that_would_be_accepted_comes_first() -> None:
     truth = along(100.0, 40)
     followed = street_filter()

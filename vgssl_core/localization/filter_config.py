@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from vgssl_core.errors import ConfigError
 
-_SHARES = ("threshold", "leave_threshold", "candidate_threshold", "mapped_share", "detection_share", "reversed_share")
+_SHARES = ("leave_threshold", "candidate_threshold", "mapped_share", "detection_share", "reversed_share")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class FilterConfig:
                 continue
             if value is None or not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"The filter's {item.name} is {value}: it must be positive.")
+            if item.name == "threshold" and value > 1:
+                raise ConfigError(f"The filter's threshold is {value}: it is a probability, at most 1.")
             if item.name in _SHARES and value >= 1:
                 raise ConfigError(f"The filter's {item.name} is {value}: it must lie between 0 and 1.")
             if item.type == "int" and value != int(value):
