@@ -31,8 +31,9 @@ COLUMNS = 48
 _LEAST_DIMENSION = 2 * COLUMNS
 #: Of the variance that the axes must hold: with less, the bounds exclude too few images.
 _LEAST_SHARE = 0.95
-_SAMPLE, _STEPS = 8192, 6
-_ROWS_AT_ONCE = 8192
+#: Rows from which the axes come, fewer where descriptors are long, and steps of the iteration.
+_SAMPLE, _SAMPLE_VALUES, _STEPS = 8192, 1 << 26, 6
+_VALUES_AT_ONCE = 1 << 21
 #: More than the rounding of bounds and distances in float32, for descriptors of about unit length.
 _ROUNDING = 1e-5
 #: Outlines that each load compares with the descriptors, and by how much a number may differ.
@@ -90,7 +91,8 @@ def write_outline(blocks: Blocks, path: Path, seed: int = 0) -> OutlineEntry | N
     if blocks.dimension < _LEAST_DIMENSION:
         return None
     rng = np.random.default_rng(seed)
-    sample = blocks.take(np.sort(rng.choice(len(blocks), min(_SAMPLE, len(blocks)), replace=False)))
+    wanted = min(_SAMPLE, len(blocks), max(_SAMPLE_VALUES // blocks.dimension, COLUMNS))
+    sample = blocks.take(np.sort(rng.choice(len(blocks), wanted, replace=False)))
     mean = sample.mean(axis=0)
     sample -= mean
     axes = _principal_axes(sample, rng)
@@ -99,7 +101,7 @@ def write_outline(blocks: Blocks, path: Path, seed: int = 0) -> OutlineEntry | N
         return None
     turn = np.concatenate([mean[:, None], axes], axis=1)
     outline = Outline(turn, np.empty((0, COLUMNS), np.float32))
-    outlines = (outline.of(rows) for _, rows in blocks.parts(most=_ROWS_AT_ONCE))
+    outlines = (outline.of(rows) for _, rows in blocks.parts(most=max(_VALUES_AT_ONCE // blocks.dimension, 1)))
     with atomic_file(path) as aside:
         shape = (len(turn) + len(blocks), COLUMNS)
         save_blocks(aside, shape, itertools.chain([turn], outlines), np.dtype(np.float32))
@@ -136,8 +138,9 @@ def open_outline(folder: Path, entry: OutlineEntry, count: int, blocks: Blocks, 
         raise MapError(f"{path} is damaged: its axes are not orthonormal. {_REMEDY}")
     outline = Outline(turn, stored[dimension:])
     looked_at = np.arange(count) if verify else np.linspace(0, count - 1, _LOOKED_AT).astype(np.int64)
-    for begin in range(0, len(looked_at), _ROWS_AT_ONCE):
-        rows = looked_at[begin : begin + _ROWS_AT_ONCE]
+    at_once = max(_VALUES_AT_ONCE // dimension, 1)
+    for begin in range(0, len(looked_at), at_once):
+        rows = looked_at[begin : begin + at_once]
         if not np.allclose(outline.rows[rows], outline.of(blocks.take(rows)), rtol=0.0, atol=_SAME):
             raise MapError(f"{path} holds outlines of other descriptors than the map's. {_REMEDY}")
     return outline
