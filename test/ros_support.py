@@ -160,6 +160,7 @@ class Ros:
 
     def __init__(self, node: Node, executor: SingleThreadedExecutor) -> None:
         self.node, self._executor = node, executor
+        self._clients: dict[str, Any] = {}
 
     def wait(self, condition: Callable[[], Any], what: str) -> None:
         """Let ROS work until a condition holds."""
@@ -174,7 +175,9 @@ class Ros:
         Fast DDS gives up an answer after 100 ms where the server has not discovered the client's reader by then, which
         happens on a busy machine the moment a node appears (ros2/rmw_fastrtps, issue 842); then it is called again.
         """
-        client = self.node.create_client(kind, name)
+        if name not in self._clients:  # A new one each time would have to be discovered each time.
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
         self.wait(client.service_is_ready, f"service {name}")
         futures: list[Any] = []
         due_s = 0.0
@@ -188,7 +191,6 @@ class Ros:
             return any(future.done() for future in futures)
 
         self.wait(is_answered, f"answer of {name}")
-        self.node.destroy_client(client)
         return next(future.result() for future in futures if future.done())
 
     def collect(self, kind: Any, topic: str, depth: int = 100) -> list[Any]:

@@ -189,6 +189,8 @@ def test_the_lifecycle_is_followed_and_a_failed_configuration_can_be_mended(
             return ros.call(SetParameters, "/localizer/set_parameters", request).results[0]
 
         text = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(local))
+        # Before both have discovered each other, an answer can get lost.
+        ros.wait(lambda: listener.diagnostics, "the node's first word")
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
         assert not change(Transition.TRANSITION_CONFIGURE)
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
