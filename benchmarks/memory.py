@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from fresh_process import in_fresh_process, memory_bytes, require_memory_figures
 from numpy.typing import NDArray
-from random_bundle import BundleOptions
+from random_bundle import BundleOptions, chosen_bundle
 from reporting import machine, publish, table
 
 from vgssl_core.command_line import run
@@ -120,9 +120,7 @@ def measured(
 
 def random_bundle_path(config: Config) -> Path:
     """In a process of its own, because it imports torch."""
-    from random_bundle import random_bundle
-
-    return random_bundle(config.folder, config.network, config.width, config.height).path
+    return chosen_bundle(config).path
 
 
 def measure(config: Config) -> None:

@@ -32,7 +32,7 @@ import rclpy
 from example_map import example_map
 from geometry_msgs.msg import Point, Pose, PoseArray
 from numpy.typing import NDArray
-from random_bundle import photograph, random_bundle
+from random_bundle import BundleOptions, chosen_bundle, photograph
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from reporting import machine, publish, table
@@ -43,7 +43,6 @@ from std_msgs.msg import Header
 from vgssl_core.command_line import run
 from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Image
-from vgssl_core.inference import load_bundle
 from vgssl_core.localization import Localization, Localizer, open_localizer
 from vgssl_ros import messages
 from vgssl_ros.localizer import LocalizerNode
@@ -64,29 +63,18 @@ Message = RosImage | CompressedImage
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(BundleOptions):
     """What the ROS node costs beyond decoding, embedding and searching.
 
     Attributes:
-        network: Made with random weights: resnet50, resnet18, deit.
-        bundle: Bundle to measure instead.
-        folder: Where bundles of random weights are kept.
-        width: Of the network's input in pixels.
-        height: Of the network's input in pixels.
-        backend: Engine.
-        threads: Of everything in the node; all cores where it is not given.
         images: In the map.
         frames: Of every kind that are counted.
         docs: Markdown file in which the table replaces the section benchmark:node_latency.
     """
 
     network: str = "resnet18"
-    bundle: Path | None = None
-    folder: Path = Path("runs/bundles")
     width: int = 320
     height: int = 240
-    backend: str = "auto"
-    threads: int | None = None
     images: int = 10_000
     frames: int = 500
     docs: Path | None = None
@@ -307,8 +295,7 @@ def measure(config: Config) -> None:
     if min(config.frames, config.images) < 1:
         raise ConfigError("--frames and --images must be at least 1.")
     logging.disable(logging.INFO)
-    bundle = load_bundle(config.bundle) if config.bundle else None
-    bundle = bundle or random_bundle(config.folder, config.network, config.width, config.height)
+    bundle = chosen_bundle(config)
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Each release of Fast DDS knows one of the names, or complains about the other.

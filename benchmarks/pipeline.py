@@ -29,13 +29,13 @@ import numpy as np
 import onnxruntime
 from example_map import example_map
 from PIL import Image as PilImage
-from random_bundle import BundleOptions, photograph, random_bundle
+from random_bundle import BundleOptions, chosen_bundle, photograph
 from reporting import machine, publish, table
 
 from vgssl_core.command_line import run
 from vgssl_core.errors import ConfigError
 from vgssl_core.imaging import Image, Preprocessing, decode_image, raw_to_rgb
-from vgssl_core.inference import Bundle, load_bundle, open_embedder
+from vgssl_core.inference import Bundle, open_embedder
 from vgssl_core.inference.input_buffer import InputBuffer
 from vgssl_core.localization import Localizer
 
@@ -189,8 +189,7 @@ def measure(config: Config) -> None:
     if min(config.frames, config.images) < 1:
         raise ConfigError("--frames and --images must be at least 1.")
     logging.disable(logging.INFO)
-    bundle = load_bundle(config.bundle) if config.bundle else None
-    bundle = bundle or random_bundle(config.folder, config.network, config.width, config.height)
+    bundle = chosen_bundle(config)
     embedder = open_embedder(bundle, config.backend, config.threads, precision=config.precision)
     with tempfile.TemporaryDirectory() as folder:
         geomap = example_map(Path(folder) / "map", config.images, bundle.dimension, bundle.model_id, config.index)

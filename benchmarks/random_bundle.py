@@ -38,6 +38,13 @@ class BundleOptions:
     threads: int | None = None
 
 
+def chosen_bundle(options: BundleOptions) -> Bundle:
+    """The given bundle, or else one of random weights."""
+    if options.bundle is not None:
+        return load_bundle(options.bundle)
+    return random_bundle(options.folder, options.network, options.width, options.height)
+
+
 def photograph(seed: int, width: int, height: int) -> Image:
     """Colour structure at all scales, finer ones weaker, as in photographs."""
     rng, image = np.random.default_rng(seed), np.zeros((height, width, 3), np.float32)
