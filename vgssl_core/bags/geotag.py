@@ -265,8 +265,7 @@ def _odometry_topic(bag: BagReader, settings: Geotagging) -> str | None:
         return None
     if settings.odometry_topic != AUTO:
         return bag.odometry_topic(settings.odometry_topic)
-    recorded = bag.topics_of(ODOMETRY)
-    topics = [topic for topic in recorded if not topic.startswith("/ground_truth")] or recorded
+    topics = bag.measured_odometry or bag.topics_of(ODOMETRY)
     if len(topics) > 1:
         _log.info(
             "Fixes are interpolated alone; to join them by odometry choose it with --odometry_topic: %s",

@@ -18,6 +18,8 @@ from vgssl_core.bags.records import COMPRESSED_IMAGE, IMAGE_TYPES, NAV_SAT_FIX, 
 from vgssl_core.errors import DataError
 
 _STORAGE_SUFFIXES = (".mcap", ".db3")
+#: Under it drives record where they really were.
+_TRUTH = "/ground_truth"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class BagReader:
     def topics_of(self, *types: str) -> list[str]:
         """Topics of the given types, sorted."""
         return sorted(topic for topic, kind in self.topics.items() if kind in types)
+
+    @property
+    def measured_odometry(self) -> list[str]:
+        """Topics of odometry that a robot would have: not the truth's, sorted."""
+        return [topic for topic in self.topics_of(ODOMETRY) if not topic.startswith(_TRUTH)]
 
     @property
     def span_ns(self) -> tuple[int, int]:

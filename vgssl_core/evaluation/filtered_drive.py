@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.bags import BagReader
-from vgssl_core.bags.records import ODOMETRY
 from vgssl_core.evaluation.drive import Filtered
 from vgssl_core.extrinsics import IN_ORIGIN, Extrinsics, optical_axis_yaw_rad
 from vgssl_core.localization import Localization, Localizer
@@ -21,8 +20,6 @@ from vgssl_core.localization.motion import Motion
 from vgssl_core.localization.odometry_track import OdometryTrack, PlanarPose
 
 NO_ODOMETRY = "no odometry, a prior of motion"
-#: Topics of the truth, which must never reach a filter.
-_TRUTH = "/ground_truth"
 #: Longest time without odometry that is bridged, as by the node.
 _MAX_GAP_S = 0.5
 
@@ -80,9 +77,7 @@ def recorded_motions(
         where they come from.
     """
     with BagReader(bag) as reader:
-        topics = [
-            topic for topic in reader.topics_of(ODOMETRY) if not topic.startswith(_TRUTH) and topic != truth_topic
-        ]
+        topics = [topic for topic in reader.measured_odometry if topic != truth_topic]
         topic = "/odom" if "/odom" in topics else topics[0] if len(topics) == 1 else None
         if topic is None:
             return [None] * len(stamps_ns), NO_ODOMETRY
