@@ -30,12 +30,12 @@ from vgssl_core.evaluation.drive import Drive, drive_metrics
 from vgssl_core.evaluation.filtered_drive import estimates_of, recorded_motions
 from vgssl_core.evaluation.intervals import Share, clopper_pearson
 from vgssl_core.evaluation.metrics import METRICS_FILE
-from vgssl_core.evaluation.reliability import reliability
 from vgssl_core.evaluation.trust import Trust
 from vgssl_core.imaging import Image
 from vgssl_core.inference import load_bundle
 from vgssl_core.localization import Localizer, open_localizer
 from vgssl_core.localization.motion import Motion
+from vgssl_core.localization.reliability import reliability
 from vgssl_core.resources import config_file
 
 #: Kept for acceptance runs by others: never looked at while developing.

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vgssl_core.evaluation.intervals import clopper_pearson
-from vgssl_core.evaluation.reliability import reliability
 from vgssl_core.evaluation.risk_coverage import risk_coverage
 from vgssl_core.evaluation.trust import (
     AcceptanceRule,
@@ -24,6 +23,7 @@ from vgssl_core.evaluation.trust import (
     trust_section,
     trust_tiles,
 )
+from vgssl_core.localization.reliability import reliability
 
 RULE = AcceptanceRule(0.8, 25.0, "calibrated on a street")
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vgssl_core.errors import DataError
 from vgssl_core.evaluation.intervals import Share, clopper_pearson
 from vgssl_core.evaluation.trust import AcceptanceRule, Trust, trust_details, trust_lines
 from vgssl_core.localization import Calibration
 from vgssl_core.localization.examples import Examples
+from vgssl_core.localization.fit import FOLDS, out_of_fold
 
 #: Fewer queries in the map say nothing about the last percent.
 LEAST_QUERIES = 100
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def judged(examples: Examples, fit: Callable[[Examples], Calibration]) -> Judged
     is_original = np.append(True, examples.query[1:] != examples.query[:-1])
     mapped = int((is_original & examples.is_known).sum())
     calibration = fit(_enough(examples, mapped))
-    probability = _out_of_fold(examples, fit)
+    probability = out_of_fold(examples, fit)
     rule = AcceptanceRule(calibration.threshold, calibration.radius_m, f"calibrated on {calibration.source}")
     trust = Trust(probability[is_original], examples.is_right[is_original], examples.is_known[is_original], rule)
     taken_out = probability[~is_original] >= calibration.threshold
@@ -89,18 +88,3 @@ def _enough(examples: Examples, mapped: int) -> Examples:
             "streets, or more place sets."
         )
     return examples
-
-
-def _out_of_fold(examples: Examples, fit: Callable[[Examples], Calibration]) -> NDArray[np.float64]:
-    """(n,) probability of each example by a fit without its fold."""
-    fold = examples.query * FOLDS // (int(examples.query.max()) + 1)
-    probability = np.zeros(len(examples))
-    for number in range(FOLDS):
-        mine = fold == number
-        try:
-            probability[mine] = fit(examples.subset(~mine)).probabilities(examples.features[mine])
-        except DataError as problem:
-            raise DataError(
-                f"Without part {number + 1} of {FOLDS} of the queries, which judges the rest: {problem}"
-            ) from problem
-    return probability

@@ -213,14 +213,14 @@ def write_frames(path: str | Path, drive: Drive, radius_m: float) -> None:
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 
 
-def shown(value: float | None, unit: str) -> str:
+def _shown(value: float | None, unit: str) -> str:
     """A figure for people; a dash where there is none."""
     return "–" if value is None else f"{value:.1f} {unit}"
 
 
 def _error_of_fixes(error: Mapping[str, Any]) -> list[Tile]:
-    below = f"filtered over time: median; 90 % below {shown(error['p90_m'], 'm')}"
-    return [Tile("Error of fixes", shown(error["median_m"], "m"), below)]
+    below = f"filtered over time: median; 90 % below {_shown(error['p90_m'], 'm')}"
+    return [Tile("Error of fixes", _shown(error["median_m"], "m"), below)]
 
 
 def drive_tiles(metrics: Metrics) -> list[Tile]:
@@ -235,11 +235,11 @@ def drive_tiles(metrics: Metrics) -> list[Tile]:
         *(_error_of_fixes(metrics.details["filtered"]["fix_error"]) if "filtered" in metrics.details else ()),
         Tile(
             "Position error",
-            shown(pose["median_m"], "m"),
-            f"single frames: median; 90 % below {shown(pose['p90_m'], 'm')}",
+            _shown(pose["median_m"], "m"),
+            f"single frames: median; 90 % below {_shown(pose['p90_m'], 'm')}",
         ),
-        Tile("Heading error", shown(pose["heading"]["median_deg"], "°"), "single frames: median"),
-        Tile("Latency", shown(latency["median_ms"], "ms"), f"median; 90 % below {shown(latency['p90_ms'], 'ms')}"),
+        Tile("Heading error", _shown(pose["heading"]["median_deg"], "°"), "single frames: median"),
+        Tile("Latency", _shown(latency["median_ms"], "ms"), f"median; 90 % below {_shown(latency['p90_ms'], 'ms')}"),
     ]
 
 

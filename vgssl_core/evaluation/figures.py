@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vgssl_core.evaluation.intervals import Share, clopper_pearson
-from vgssl_core.evaluation.reliability import Reliability
 from vgssl_core.evaluation.risk_coverage import RiskCoverage
+from vgssl_core.localization.reliability import Reliability
 
 TRUTH, GOOD, BAD, MAP, INK = "#1f2a37", "#0e9f6e", "#e02424", "#c3cad3", "#374151"
 _SERIES = ("#9ca3af", "#f59e0b", "#1c64f2", "#0e9f6e")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from vgssl_core.evaluation import figures
 from vgssl_core.evaluation.intervals import CONFIDENCE, Share, clopper_pearson
-from vgssl_core.evaluation.reliability import Reliability, reliability
 from vgssl_core.evaluation.report import Section, Tile
 from vgssl_core.evaluation.risk_coverage import RiskCoverage, risk_coverage
 from vgssl_core.localization import Localizer
+from vgssl_core.localization.reliability import Reliability, reliability
 
 _NOT_CALIBRATED = "this map is not calibrated: the conservative default of other maps and models is in force"
 #: Whose answers are judged.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from vgssl_core.errors import MapError
 from vgssl_core.localization.config import LocalizerConfig
@@ -81,7 +82,7 @@ class Calibration:
     def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """The same of (n, F) features: (n,)."""
         logit = self.intercept + features @ np.array(self.coefficients)
-        return 0.5 * (1.0 + np.tanh(0.5 * logit))  # The logistic function, without overflow.
+        return expit(logit)
 
     def misfit(self, model_id: str, precision: str, config: LocalizerConfig) -> str:
         """Why it does not hold for a network and settings; empty where it does."""

@@ -14,7 +14,7 @@ from vgssl_core.geomap import GeoMap
 from vgssl_core.localization.calibration import Calibration
 from vgssl_core.localization.filter_config import FilterConfig
 from vgssl_core.localization.filter_coverage import Coverage
-from vgssl_core.localization.filter_mixture import YAW, Mixture, X, Y, Z
+from vgssl_core.localization.filter_mixture import UNKNOWN_Z_VARIANCE, YAW, Mixture, X, Y, Z
 from vgssl_core.localization.filter_predict import predicted, travelled_m
 from vgssl_core.localization.filter_update import Sighting, updated
 from vgssl_core.localization.hypotheses import UNKNOWN_YAW_VARIANCE, Hypothesis
@@ -26,7 +26,6 @@ from vgssl_core.localization.states import State, StateMachine
 _UNTOLD = 0.5
 #: Which of the states a hypothesis tells, in its order.
 _TOLD = np.array([X, Y, Z, YAW])
-_UNKNOWN_Z_VARIANCE = 100.0**2
 #: Odometry may jump by this much at any rate: two stamps can be almost the same.
 _SLACK_M = 5.0
 #: An image is recognised from about this share of the radius, at least that of one square of the coverage.
@@ -265,7 +264,7 @@ class TemporalFilter:
 def _told(means: Floats, covariances: Floats) -> tuple[Floats, Floats, Floats]:
     """Positions (n, 3), yaws (n,) and their (n, 4, 4) covariances of n states; NaN for what is as good as unknown."""
     positions = means[:, _TOLD[:3]]
-    positions[covariances[:, Z, Z] >= _UNTOLD * _UNKNOWN_Z_VARIANCE, 2] = np.nan
+    positions[covariances[:, Z, Z] >= _UNTOLD * UNKNOWN_Z_VARIANCE, 2] = np.nan
     yaws = np.where(covariances[:, YAW, YAW] < _UNTOLD * UNKNOWN_YAW_VARIANCE, means[:, YAW], np.nan)
     return positions, yaws, covariances[:, _TOLD[:, None], _TOLD]
 

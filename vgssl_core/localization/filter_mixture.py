@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 #: What a component knows: x, y in metres, yaw in radians, velocity in the map's frame in m/s, z in metres.
 X, Y, YAW, VX, VY, Z = range(6)
 STATES = 6
+#: Of an altitude of which nothing is known.
+UNKNOWN_Z_VARIANCE = 100.0**2
 #: Least and largest variance of every entry of the state: beyond them rounding would take over.
 _LEAST, _MOST = 1e-6, 1e12
 #: A component lighter than this share of everything is dropped.

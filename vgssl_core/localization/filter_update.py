@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vgssl_core.localization.filter_config import FilterConfig
-from vgssl_core.localization.filter_mixture import STATES, VX, VY, YAW, Mixture, X, Y, Z, bounded
+from vgssl_core.localization.filter_mixture import STATES, UNKNOWN_Z_VARIANCE, VX, VY, YAW, Mixture, X, Y, Z, bounded
 from vgssl_core.localization.hypotheses import UNKNOWN_YAW_VARIANCE, Hypothesis
 from vgssl_core.localization.motion import wrapped
 
 Floats = NDArray[np.float64]
 #: No image is believed more than this: the evidence of one that cannot err would be infinite.
 _MOST_SURE = 0.99
-#: What is not known of an altitude: standard deviation in metres.
-_UNKNOWN_Z = 100.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def _born(sighting: Sighting, log_weight: float, config: FilterConfig) -> Mixtur
     covariance[:, :2, :2] = sighting.position_noise
     covariance[:, YAW, YAW] = np.where(yaw_known, sighting.yaw_noise, UNKNOWN_YAW_VARIANCE)
     covariance[:, VX, VX] = covariance[:, VY, VY] = config.speed_mps**2
-    covariance[:, Z, Z] = np.where(z_known, sighting.z_noise, _UNKNOWN_Z**2)
+    covariance[:, Z, Z] = np.where(z_known, sighting.z_noise, UNKNOWN_Z_VARIANCE)
     with np.errstate(divide="ignore"):
         return Mixture(log_weight + np.log(sighting.share), mean, covariance, 0.0)
 

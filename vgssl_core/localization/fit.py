@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from vgssl_core.errors import DataError
 from vgssl_core.localization.calibration import SETTINGS, Calibration, ReliabilityBin
 from vgssl_core.localization.config import LocalizerConfig
 from vgssl_core.localization.examples import Examples
 from vgssl_core.localization.features import FEATURES
+from vgssl_core.localization.reliability import BINS, reliability
 
 #: Fewer right, or fewer wrong or unknown, examples tell nothing.
 LEAST_EXAMPLES = 20
-_FOLDS, _BINS = 5, 10
+#: Parts of the queries, each judged by a fit of the others.
+FOLDS = 5
 #: Nothing less probable is acted on, however well it did on few examples.
 _LOWEST_THRESHOLD = 0.9
 #: Wrong ones among the accepted that their probabilities may promise, in shares of those that may be wrong.
@@ -60,7 +64,7 @@ def fit_calibration(
             f"{LEAST_EXAMPLES} that are not. Give more queries, or queries that the map covers."
         )
     whole = _fit(examples, unknown_weight)
-    unseen = _out_of_fold(examples, unknown_weight)
+    unseen = out_of_fold(examples, lambda others: _fit(others, unknown_weight))
     known, fixed = examples.is_known, examples.is_right
     heading = examples.heading_misfit[fixed & np.isfinite(examples.heading_misfit)]
     return replace(
@@ -79,16 +83,11 @@ def fit_calibration(
     )
 
 
-def reliability_of(probabilities: Floats, right: NDArray[np.bool_], bins: int = _BINS) -> tuple[ReliabilityBin, ...]:
+def reliability_of(probabilities: Floats, right: NDArray[np.bool_], bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Reliability curve over bins of equal width of [0, 1]; empty ones are left out."""
-    place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
-    return tuple(
-        ReliabilityBin(
-            float(probabilities[place == n].mean()), float(right[place == n].mean()), int((place == n).sum())
-        )
-        for n in range(bins)
-        if (place == n).any()
-    )
+    curve = reliability(probabilities, right, bins)
+    columns = (curve.predicted.tolist(), curve.right.tolist(), curve.counts.tolist())
+    return tuple(ReliabilityBin(*values) for values in zip(*columns, strict=True) if values[2])
 
 
 def _fit(examples: Examples, unknown_weight: float) -> Calibration:
@@ -104,7 +103,7 @@ def _fit(examples: Examples, unknown_weight: float) -> Calibration:
     def loss(parameters: Floats) -> tuple[float, Floats]:
         logit = parameters[0] + standard @ parameters[1:]
         value = weights @ (np.logaddexp(0.0, logit) - targets * logit) + 0.5 * parameters[1:] @ parameters[1:]
-        slope = weights * (0.5 * (1.0 + np.tanh(0.5 * logit)) - targets)
+        slope = weights * (expit(logit) - targets)
         return value, np.append(slope.sum(), standard.T @ slope + parameters[1:])
 
     count = len(FEATURES)
@@ -120,13 +119,21 @@ def _fit(examples: Examples, unknown_weight: float) -> Calibration:
     )
 
 
-def _out_of_fold(examples: Examples, unknown_weight: float) -> Floats:
-    """(n,) probability of each example from a fit without it and its neighbours: folds are runs of queries."""
-    fold = examples.query * _FOLDS // (int(examples.query.max()) + 1)
+def out_of_fold(examples: Examples, fit: Callable[[Examples], Calibration]) -> Floats:
+    """(n,) probability of each example from a fit without it and its neighbours: folds are runs of queries.
+
+    Raises:
+        DataError: What ``fit`` raises, with the part of the queries that it had to do without.
+    """
+    fold = examples.query * FOLDS // (int(examples.query.max()) + 1)
     unseen = np.zeros(len(examples))
-    for number in range(_FOLDS):
+    for number in range(FOLDS):
         mine = fold == number
-        unseen[mine] = _fit(examples.subset(~mine), unknown_weight).probabilities(examples.features[mine])
+        try:
+            unseen[mine] = fit(examples.subset(~mine)).probabilities(examples.features[mine])
+        except DataError as problem:
+            part = f"part {number + 1} of {FOLDS} of the queries, which judges the rest"
+            raise DataError(f"Without {part}: {problem}") from problem
     return unseen
 
 
