@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseWithCovarianceStamped, Quaternion
+from geometry_msgs.msg import Point, PoseWithCovarianceStamped, Quaternion
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -19,7 +19,10 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from std_srvs.srv import Trigger
 
+from vgssl_core.bags.message import about_z
 from vgssl_core.errors import ConfigError
+from vgssl_core.localization.odometry_track import PlanarPose
+from vgssl_ros.messages import planar_pose
 
 #: What ``validateMsg`` of nav2_util (since 2026 nav2_ros_common), validate_messages.hpp, allows a pose to be.
 _LARGEST_COVARIANCE = 1e9
@@ -53,17 +56,14 @@ def aligned(
         frame: AMCL's global frame.
         alignment: x, y in metres and yaw in radians of the localizer's map frame in AMCL's.
     """
-    x, y, turn = alignment
-    cosine, sine = math.cos(turn), math.sin(turn)
-    given = pose.pose.pose
+    axes = PlanarPose(*alignment)
+    placed = axes @ planar_pose(pose.pose.pose)
     result = PoseWithCovarianceStamped()
     result.header.stamp, result.header.frame_id = pose.header.stamp, frame
-    result.pose.pose.position.x = x + cosine * given.position.x - sine * given.position.y
-    result.pose.pose.position.y = y + sine * given.position.x + cosine * given.position.y
-    result.pose.pose.position.z = given.position.z
-    yaw = 2 * math.atan2(given.orientation.z, given.orientation.w) + turn
-    result.pose.pose.orientation = Quaternion(z=math.sin(yaw / 2), w=math.cos(yaw / 2))
+    result.pose.pose.position = Point(x=placed.x_m, y=placed.y_m, z=pose.pose.pose.position.z)
+    result.pose.pose.orientation = Quaternion(**about_z(placed.yaw_rad))
     covariance = np.reshape(pose.pose.covariance, (6, 6))
+    cosine, sine = math.cos(axes.yaw_rad), math.sin(axes.yaw_rad)
     rotation = np.array([[cosine, -sine], [sine, cosine]])
     variances = np.diagonal(covariance).copy()
     variances[:2] = np.diagonal(rotation @ covariance[:2, :2] @ rotation.T)
@@ -155,9 +155,9 @@ class InitialPoseNode(Node):
         if problem := refusal(pose):
             return False, f"the newest accepted pose is not sent, Nav2 would drop it: {problem}"
         self._publisher.publish(pose)
-        place, turn = pose.pose.pose.position, pose.pose.pose.orientation
-        yaw_deg = math.degrees(2 * math.atan2(turn.z, turn.w))
-        return True, f"sent x {place.x:.2f} m, y {place.y:.2f} m, yaw {yaw_deg:.1f} deg in {self._frame}"
+        sent = planar_pose(pose.pose.pose)
+        yaw_deg = math.degrees(sent.yaw_rad)
+        return True, f"sent x {sent.x_m:.2f} m, y {sent.y_m:.2f} m, yaw {yaw_deg:.1f} deg in {self._frame}"
 
 
 def run(arguments: Sequence[str] | None, stop: SimpleQueue[int]) -> int:

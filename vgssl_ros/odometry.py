@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 
+from vgssl_core.bags.message import about_z
 from vgssl_core.errors import ConfigError
 from vgssl_core.localization.odometry_track import OdometryTrack, PlanarPose
 from vgssl_ros.base_pose import BasePose
@@ -49,7 +49,7 @@ class OdometryInput:
         transform = TransformStamped(child_frame_id=message.header.frame_id)
         transform.header.stamp, transform.header.frame_id = stamp, self._map_frame
         transform.transform.translation = Vector3(x=pose.x_m, y=pose.y_m)
-        transform.transform.rotation = Quaternion(z=math.sin(pose.yaw_rad / 2), w=math.cos(pose.yaw_rad / 2))
+        transform.transform.rotation = Quaternion(**about_z(pose.yaw_rad))
         self._broadcaster.sendTransform(transform)
 
     def correct(self, stamp: int, base: BasePose) -> None:
